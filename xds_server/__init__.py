@@ -1,0 +1,1 @@
+"""Delivers: everything of Crossfade that touches the world (xDS, Envoy, telemetry, stores, API, command line)."""
