@@ -1,0 +1,312 @@
+"""A rollout's gates as plain values: open, feed with counts, read a verdict.
+
+The engine keeps one `GateState` per gate of the policy (plain numbers, stored as JSON) and asks `read` after every block. The tests behind
+are in `policies.statistics`; here are the closing of blocks, the freshness of data and the precedence of verdicts, first that holds:
+
+    ERROR          the stored memory is not one of this gate
+    NO_DATA        no request of the candidate for `no_data_after_s`: silence is neither good nor bad
+    FAIL           evidence that the candidate is worse by the margin >= 1 / (weight * alpha), on a few (bad) requests at least
+    PASS           evidence that it is not >= 1 / beta
+    INCONCLUSIVE   neither
+
+Verdicts follow the evidence of now, so the FAIL of a signal ends when the trouble does; a guardrail acts on its first.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import exp, inf, isfinite, log
+
+import numpy as np
+
+from policies.evidence import LATENCY_BINS, NOTHING, Counts, add
+from policies.spec.policy import Gate, Metric, Role
+from policies.statistics import ErrorConfig, ErrorGate, LatencyConfig, LatencyGate, Verdict
+from policies.statistics.intervals import quantile_difference, quantile_ms, rate_difference
+from policies.statistics.latency_gate import quantile
+from policies.statistics.mixture import LOG_MOST, LOG_NOTHING, Floats
+from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS
+
+__all__ = ["GateState", "Reading", "Verdict", "combined", "cut", "feed", "open_gate", "read"]
+
+MAX_PENDING_S = 120.0
+"""How long requests of one arm wait for one of the other to make a block [s]: both must have met the same conditions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """Requests that do not make a block yet: of one arm only. `since`: when the first came [s since the epoch]; None = there are none."""
+
+    stable: Counts = NOTHING
+    candidate: Counts = NOTHING
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """All requests since the gate opened, for display. `last_fresh`: when the candidate's last came [s since the epoch]; None = none did."""
+
+    stable: Counts = NOTHING
+    candidate: Counts = NOTHING
+    last_fresh: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateState:
+    """One gate's evidence; round-trips through JSON.
+
+    Attributes:
+        name: Of the gate in the policy.
+        opened: When it began [s since the epoch].
+        deadline_s: Time over which regressions are expected to start [s].
+        memory: The test's own state.
+        log_fail: log evidence that the candidate is worse, as of the last block.
+        log_pass: log evidence that it is not worse by the margin.
+        blocks: Closed so far.
+        last_block: When the last closed [s since the epoch]; None = none did.
+    """
+
+    name: str
+    opened: float
+    deadline_s: float
+    memory: tuple[float, ...]
+    log_fail: float
+    log_pass: float
+    pending: Pending = Pending()
+    seen: Seen = Seen()
+    blocks: int = 0
+    last_block: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a gate says now.
+
+    Attributes:
+        evidence: Odds that the candidate is worse by the margin; a FAIL needs `needed`.
+        evidence_pass: Odds that it is not; a PASS needs `needed_pass`.
+        weight: The gate's share of the error budget, 0 < weight <= 1.
+        enough: Whether the candidate was seen enough to fail.
+        estimate_stable: Error rate, or latency [ms]: the median of a "distribution"; None = not seen.
+        estimate_candidate: The same.
+        interval: Approximate 95 % interval of candidate minus stable, in `unit`; None = an arm was not seen.
+        samples_stable: Requests seen since the gate opened [requests].
+        samples_candidate: The same.
+        unit: "ratio" or "ms".
+        age_s: Time since the candidate's last request [s]; None = none came.
+    """
+
+    name: str
+    role: Role
+    verdict: Verdict
+    evidence: float
+    needed: float
+    evidence_pass: float
+    needed_pass: float
+    weight: float
+    enough: bool
+    estimate_stable: float | None
+    estimate_candidate: float | None
+    interval: tuple[float, float] | None
+    samples_stable: int
+    samples_candidate: int
+    unit: str
+    statistic: str
+    age_s: float | None
+
+
+def open_gate(gate: Gate, *, now: float, deadline_s: float) -> GateState:
+    """A gate without evidence.
+
+    Raises: ValueError: If its margin or statistic makes no sense.
+    """
+    test = _start(gate, deadline_s)
+    return GateState(name=gate.name, opened=now, deadline_s=deadline_s, memory=test.memory(), log_fail=LOG_NOTHING, log_pass=0.0)
+
+
+def cut(state: GateState) -> GateState:
+    """The gate without the requests that do not make a block yet: a block never spans two shares."""
+    return replace(state, pending=Pending())
+
+
+def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, now: float) -> GateState:
+    """The gate after more requests of either arm.
+
+    A block closes as soon as both arms have a request. Whether it does depends on numbers and times only, never on outcomes.
+
+    Args:
+        gate: What `state` was opened with; with another, nothing is learnt and `read` says ERROR.
+        state: Before.
+        baseline: New requests of stable.
+        candidate: New requests of the candidate.
+        now: Seconds since the epoch.
+    """
+    baseline, candidate = _needed(gate, baseline), _needed(gate, candidate)
+    if not baseline.requests and not candidate.requests:
+        return state
+    seen = Seen(
+        stable=add(state.seen.stable, baseline),
+        candidate=add(state.seen.candidate, candidate),
+        last_fresh=now if candidate.requests else state.seen.last_fresh,
+    )
+    pending = state.pending
+    baseline, candidate = add(pending.stable, baseline), add(pending.candidate, candidate)
+    since = now if pending.since is None else pending.since
+    whole = baseline.requests > 0 and candidate.requests > 0
+    if not whole and now - since <= MAX_PENDING_S:
+        return replace(state, pending=Pending(stable=baseline, candidate=candidate, since=since), seen=seen)
+    # requests too old to meet the other arm's still tell what stable is like
+    after = _advanced(gate, state, baseline, candidate if whole else NOTHING, now)
+    if after is None:
+        return replace(state, pending=Pending(), seen=seen)
+    return replace(
+        state,
+        memory=after.memory(),
+        log_fail=max(float(after.log_fail), LOG_NOTHING),
+        log_pass=max(float(after.log_pass), LOG_NOTHING),
+        pending=Pending(),
+        seen=seen,
+        blocks=state.blocks + int(whole),
+        last_block=now,
+    )
+
+
+def _advanced(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, now: float) -> ErrorGate | LatencyGate | None:
+    """The gate's test after a block; None if the memory is not the gate's."""
+    if not _fits(gate, state):
+        return None
+    config = _start(gate, state.deadline_s).config
+    elapsed_s = max(now - (state.opened if state.last_block is None else state.last_block), 0.0)
+    if isinstance(config, ErrorConfig):
+        errors = ErrorGate.restore(config, state.memory)
+        return errors.update(_rates(baseline), _rates(candidate), elapsed_s=elapsed_s)
+    latencies = LatencyGate.restore(config, state.memory)
+    return latencies.update(_histogram(baseline), _histogram(candidate), elapsed_s=elapsed_s)
+
+
+def read(
+    gate: Gate, state: GateState, *, alpha: float, beta: float = 0.05, weight: float = 1.0, now: float, no_data_after_s: float
+) -> Reading:
+    """What the gate says.
+
+    Args:
+        gate: What `state` was opened with.
+        state: The evidence.
+        alpha: Probability that a rollout of a good candidate is ever failed, all guardrails together, 0 < alpha < 1.
+        beta: Probability that a candidate worse by the margin is ever passed, 0 < beta < 1.
+        weight: This gate's share of alpha, 0 < weight <= 1; the weights of all guardrails sum to 1.
+        now: Seconds since the epoch.
+        no_data_after_s: Silence of the candidate that makes NO_DATA [s].
+    """
+    stable, candidate = state.seen.stable, state.seen.candidate
+    enough = candidate.requests >= MIN_REQUESTS and (gate.metric is not Metric.ERROR_RATE or candidate.errors >= MIN_BAD)
+    silent_s = max(now - (state.opened if state.seen.last_fresh is None else state.seen.last_fresh), 0.0)
+    if not _fits(gate, state):
+        verdict = Verdict.ERROR
+    elif silent_s >= no_data_after_s:
+        verdict = Verdict.NO_DATA
+    elif enough and state.log_fail >= -log(weight * alpha):
+        verdict = Verdict.FAIL
+    elif state.log_pass >= -log(beta):
+        verdict = Verdict.PASS
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    return Reading(
+        name=state.name,
+        role=gate.role,
+        verdict=verdict,
+        evidence=exp(min(state.log_fail, LOG_MOST)),
+        needed=1 / (weight * alpha),
+        evidence_pass=exp(min(state.log_pass, LOG_MOST)),
+        needed_pass=1 / beta,
+        weight=weight,
+        enough=enough,
+        estimate_stable=_estimate(gate, stable),
+        estimate_candidate=_estimate(gate, candidate),
+        interval=_interval(gate, stable, candidate),
+        samples_stable=stable.requests,
+        samples_candidate=candidate.requests,
+        unit="ratio" if gate.metric is Metric.ERROR_RATE else "ms",
+        statistic=gate.statistic,
+        age_s=None if state.seen.last_fresh is None else silent_s,
+    )
+
+
+def combined(readings: Iterable[Reading]) -> float:
+    """Log of the weighted sum of the guardrails' evidence: log(1/alpha) or more means FAIL of all together, at the same alpha.
+
+    Never weaker than each gate alone against its own `needed`, valid however they depend on each other. Gates without data or without
+    requests enough do not count; -inf if none does.
+    """
+    able = [
+        reading
+        for reading in readings
+        if reading.role is Role.GUARDRAIL and reading.enough and reading.verdict not in {Verdict.NO_DATA, Verdict.ERROR}
+    ]
+    total = sum(reading.weight * reading.evidence for reading in able)
+    return log(total) if total > 0 else -inf
+
+
+def _needed(gate: Gate, counts: Counts) -> Counts:
+    """What the gate looks at, brought into range: an error rate's requests and errors, or a histogram and its total."""
+    if counts is NOTHING:
+        return NOTHING
+    if gate.metric is Metric.ERROR_RATE:
+        requests = max(counts.requests, 0)
+        return Counts(requests=requests, errors=min(max(counts.errors, 0), requests))
+    latency = tuple((place, count) for place, count in counts.latency if 0 <= place < LATENCY_BINS and count > 0)
+    return Counts(requests=sum(count for _, count in latency), latency=latency)
+
+
+def _rates(counts: Counts) -> tuple[int, int]:
+    return counts.requests, counts.errors
+
+
+def _histogram(counts: Counts) -> Floats:
+    histogram = np.zeros(LATENCY_BINS)
+    for place, count in counts.latency:
+        histogram[place] += count
+    return histogram
+
+
+@lru_cache(maxsize=256)
+def _start(gate: Gate, deadline_s: float) -> ErrorGate | LatencyGate:
+    margin = gate.margin
+    if gate.metric is Metric.ERROR_RATE:
+        return ErrorGate.start(ErrorConfig(relative=margin.relative, absolute=margin.absolute, deadline_s=deadline_s))
+    return LatencyGate.start(
+        LatencyConfig(statistic=gate.statistic, relative=margin.relative, absolute_ms=margin.absolute, deadline_s=deadline_s)
+    )
+
+
+def _fits(gate: Gate, state: GateState) -> bool:
+    """Whether the memory is one of this gate's, as far as one can tell."""
+    return state.name == gate.name and len(state.memory) == _size(gate, state.deadline_s) and isfinite(sum(state.memory))
+
+
+@lru_cache(maxsize=256)
+def _size(gate: Gate, deadline_s: float) -> int:
+    return len(_start(gate, deadline_s).memory())
+
+
+def _level(gate: Gate) -> float:
+    """The quantile shown for a latency gate."""
+    return quantile(gate.statistic) or 0.5
+
+
+def _estimate(gate: Gate, counts: Counts) -> float | None:
+    if not counts.requests:
+        return None
+    if gate.metric is Metric.ERROR_RATE:
+        return counts.errors / counts.requests
+    return quantile_ms(counts.latency, _level(gate))
+
+
+def _interval(gate: Gate, stable: Counts, candidate: Counts) -> tuple[float, float] | None:
+    if not stable.requests or not candidate.requests:
+        return None
+    if gate.metric is Metric.ERROR_RATE:
+        known = stable.errors / stable.requests
+        effect = max(gate.margin.absolute or 0.0, (gate.margin.relative or 0.0) * known)
+        return rate_difference(_rates(candidate), _rates(stable), effect=effect)
+    return quantile_difference(candidate.latency, stable.latency, quantile=_level(gate))

@@ -1,0 +1,33 @@
+"""What a handler of the engine answers: a state and the decisions taken on the way; `engine.step` turns it into effects."""
+
+from dataclasses import dataclass, replace
+
+from policies.rollout import Decision, Fact, Reason, Rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    state: Rollout
+    decisions: tuple[tuple[Decision, Reason, str], ...] = ()
+    because: Reason | None = None
+    refused: bool = False
+
+    def with_state(self, state: Rollout) -> "Outcome":
+        return replace(self, state=state)
+
+    def then(self, state: Rollout, decision: Decision, reason: Reason, *, actor: str = "") -> "Outcome":
+        """The same, with one more decision taken; its reason becomes the rollout's."""
+        return replace(self, state=replace(state, because=reason), decisions=(*self.decisions, (decision, reason, actor)))
+
+
+def nothing(state: Rollout) -> Outcome:
+    return Outcome(state=state)
+
+
+def decided(state: Rollout, decision: Decision, reason: Reason, *, actor: str = "") -> Outcome:
+    """A decision that is recorded and leaves the rollout's own reason as it is."""
+    return Outcome(state=state, decisions=((decision, reason, actor),))
+
+
+def refused(state: Rollout, code: str, **facts: Fact) -> Outcome:
+    return Outcome(state=state, because=Reason(code=code, facts=facts), refused=True)

@@ -1,0 +1,243 @@
+"""Is the candidate's error rate worse than stable's by more than a margin? Two evidences from the same counts.
+
+FAIL, against "no worse than the margin allows": with two margins both must be exceeded, so the weaker evidence counts.
+PASS, against "worse than the margin": its own process with the null reversed, staked once at the start; the mean of both forms.
+Built of `blocks` and `mixture`; used by `policies.gates`.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp, isfinite
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.statistics import blocks
+from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, log_mean, shown
+from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, decide
+
+Amount = float | npt.NDArray[np.integer] | Floats
+Arm = tuple[Amount, Amount]
+
+WORSE_RATIOS = np.array([1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50])
+"""Alternatives of the relative form, times the margin."""
+
+WORSE_RATES = np.array([1.25, 1.5, 2, 3, 5, 10, 30, 100, 300, 1000])
+"""Alternatives of the absolute form, times the rate the margin allows; capped near 1, where a total failure is."""
+
+GOOD_RATES = np.array([1.0, 0.5, 1.2])
+"""Alternatives of PASS in the absolute form, times the baseline's rate."""
+
+GOOD = len(GOOD_RATES)
+"""Number of alternatives of PASS in either form."""
+
+MOST = 0.985
+"""The error rate of a candidate that fails totally."""
+
+PRIOR_REQUESTS = 50.0
+"""What is assumed of the baseline before the first block weighs as much as these [requests]."""
+
+LEAST_RATE = 1e-7
+"""Error rate below which the baseline's is not told apart."""
+
+RATE_STEP = 0.05
+"""Steps in which the baseline's rate is known, on the log scale: finer is no faster."""
+
+FORGET_S = 1800.0
+"""Time constant with which the baseline's past rate is forgotten [s]. Being wrong costs speed, never validity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorConfig:
+    """The margin and what is assumed.
+
+    Attributes:
+        relative: A fraction on top of the baseline's rate, >= 0, or None.
+        absolute: A rate, 0 <= absolute < 1, or None; at least one of the two is set.
+        deadline_s: Time over which regressions are expected to start [s].
+        baseline_rate: Error rate assumed of the baseline before the first block.
+    """
+
+    relative: float | None = 0.25
+    absolute: float | None = 0.001
+    deadline_s: float = 7200.0
+    baseline_rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.relative is None and self.absolute is None:
+            raise ValueError("an error gate needs a relative or an absolute margin")
+        if self.relative is not None and not 0 <= self.relative < np.inf:
+            raise ValueError(f"relative margin must be >= 0, got {self.relative}")
+        if self.absolute is not None and not 0 <= self.absolute < 1:
+            raise ValueError(f"absolute margin of an error rate must be in [0, 1), got {self.absolute}")
+        if not self.deadline_s > 0:
+            raise ValueError(f"deadline must be > 0 s, got {self.deadline_s}")
+
+    @property
+    def fails(self) -> tuple[int, int]:
+        """Number of alternatives of FAIL in the relative and in the absolute form."""
+        return (0 if self.relative is None else len(WORSE_RATIOS)), (0 if self.absolute is None else len(WORSE_RATES))
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """The same of PASS."""
+        return (0 if self.relative is None else GOOD), (0 if self.absolute is None else GOOD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorGate:
+    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+
+    Attributes:
+        process: Evidence per alternative: those of the relative form, then those of the absolute form.
+        known_requests, known_errors: The baseline's past, slowly forgotten [requests].
+        requests, errors: The candidate's sums, for the least counts a FAIL needs [requests].
+    """
+
+    config: ErrorConfig
+    process: Process
+    known_requests: Number
+    known_errors: Number
+    requests: Number
+    errors: Number
+
+    @classmethod
+    def start(cls, config: ErrorConfig) -> Self:
+        process = Process.start(sum(config.fails), sum(config.passes), deadline_s=config.deadline_s)
+        return cls(config=config, process=process, known_requests=0.0, known_errors=0.0, requests=0.0, errors=0.0)
+
+    def update(self, baseline: Arm, candidate: Arm, *, elapsed_s: float = 10.0) -> "ErrorGate":
+        """The gate after one more block.
+
+        Where an arm has no request there is no update: silence is no evidence. Which requests make a block may depend on their number and
+        time, never on their outcome.
+
+        Args:
+            baseline: (requests, errors), numbers or arrays of one shape, 0 <= errors <= requests [requests].
+            candidate: The same of the other arm, same shape.
+            elapsed_s: Time since the end of the block before [s].
+        """
+        base, cand = (_number(baseline[0]), _number(baseline[1])), (_number(candidate[0]), _number(candidate[1]))
+        both = (base[0] > 0) & (cand[0] > 0)
+        log_e = self._block(cand, base) if anywhere(both) else None
+        kept = exp(-max(elapsed_s, 0.0) / FORGET_S)
+        return ErrorGate(
+            config=self.config,
+            process=self.process.advance(log_e, update=both, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s),
+            known_requests=self.known_requests * kept + base[0],
+            known_errors=self.known_errors * kept + base[1],
+            requests=self.requests + cand[0],
+            errors=self.errors + cand[1],
+        )
+
+    def _block(self, cand: tuple[Number, Number], base: tuple[Number, Number]) -> tuple[Floats, Floats]:
+        """Log E of the block per alternative of FAIL and of PASS, the baseline's rate taken as known before the block."""
+        known = (self.known_errors + PRIOR_REQUESTS * self.config.baseline_rate) / (self.known_requests + PRIOR_REQUESTS)
+        place = np.rint(np.log(np.maximum(known, LEAST_RATE)) / RATE_STEP)
+        if isinstance(cand[0], float) and isinstance(base[0], float) and isinstance(cand[1], float) and isinstance(base[1], float):
+            return _one_block(self.config, (cand[0], cand[1]), (base[0], base[1]), float(place))
+        return _blocks(self.config, cand, base, place)
+
+    @property
+    def log_fail(self) -> Floats:
+        """Log of `evidence`: the weaker form where both margins must be exceeded."""
+        relative, absolute = self.config.fails
+        forms = [log_mean(form) for form in _split(self.process.log_fail, relative, absolute)]
+        return forms[0] if len(forms) == 1 else np.minimum(forms[0], forms[1])
+
+    @property
+    def log_pass(self) -> Floats:
+        """Log of `evidence_pass`: the mean of the forms, since within either margin is good enough."""
+        return log_mean(self.process.log_pass)
+
+    @property
+    def evidence(self) -> Floats:
+        """Odds that the candidate is worse: P(ever >= 1/alpha) <= alpha while it is within the margin."""
+        return shown(self.log_fail)
+
+    @property
+    def evidence_pass(self) -> Floats:
+        """Odds that the candidate is within the margin: P(ever >= 1/beta) <= beta while it is not."""
+        return shown(self.log_pass)
+
+    @property
+    def enough(self) -> Bools:
+        """Whether the candidate has requests and bad requests enough to fail."""
+        return np.asarray((self.requests >= MIN_REQUESTS) & (self.errors >= MIN_BAD))
+
+    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
+        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
+        return decide(self.log_fail, self.log_pass, self.enough, alpha=alpha, beta=beta)
+
+    def memory(self) -> tuple[float, ...]:
+        """All of a single run as plain numbers, for `restore`."""
+        numbers = (self.process.left, self.process.waited_s, self.known_requests, self.known_errors, self.requests, self.errors)
+        return (*self.process.log_fail.tolist(), *self.process.log_pass.tolist(), *map(float, numbers))
+
+    @classmethod
+    def restore(cls, config: ErrorConfig, memory: tuple[float, ...]) -> "ErrorGate":
+        """The gate that said `memory`. Raises: ValueError: If it is damaged or of a gate with other margins."""
+        fails, passes = sum(config.fails), sum(config.passes)
+        if len(memory) != fails + passes + 6 or not isfinite(sum(memory)):
+            raise ValueError(f"memory of this error gate is {fails + passes + 6} finite numbers, got {len(memory)}")
+        left, waited_s, known_requests, known_errors, requests, errors = memory[fails + passes :]
+        values = np.array(memory[: fails + passes])
+        process = Process(log_fail=values[:fails], log_pass=values[fails:], left=left, waited_s=waited_s)
+        return cls(
+            config=config, process=process, known_requests=known_requests, known_errors=known_errors, requests=requests, errors=errors
+        )
+
+
+def _number(value: Amount) -> Number:
+    if isinstance(value, (int, float)):
+        return float(value)
+    return np.asarray(value, dtype=np.float64)
+
+
+@lru_cache(maxsize=4096)
+def _one_block(config: ErrorConfig, cand: tuple[float, float], base: tuple[float, float], place: float) -> tuple[Floats, Floats]:
+    """`_blocks` of one run: short blocks of a steady load have few different counts, so most are found here."""
+    return _blocks(config, cand, base, place)
+
+
+def _blocks(config: ErrorConfig, cand: tuple[Number, Number], base: tuple[Number, Number], place: Number) -> tuple[Floats, Floats]:
+    """Log E of one block per alternative of FAIL and of PASS.
+
+    Args:
+        config: The margins.
+        cand: (requests, errors) of the candidate; without requests the result is finite and means nothing.
+        base: The same of the baseline.
+        place: The baseline's known rate, as log rate / `RATE_STEP`.
+    """
+    fails, goods = [], []
+    requests_c, requests_b = np.maximum(cand[0], 1.0), np.maximum(base[0], 1.0)
+    arms = (np.asarray(requests_c), np.asarray(cand[1])), (np.asarray(requests_b), np.asarray(base[1]))
+    if config.relative is not None:
+        log_e = blocks.relative(*arms, ratio=_ratios(config.relative), rho=1 + config.relative)
+        fails.append(log_e[..., :-GOOD])
+        goods.append(log_e[..., -GOOD:])
+    if config.absolute is not None:
+        theta_b, theta_c = _rates(place, config.absolute)
+        log_e = blocks.absolute(*arms, theta_c=theta_c, theta_b=theta_b, delta=config.absolute)
+        fails.append(log_e[..., :-GOOD])
+        goods.append(log_e[..., -GOOD:])
+    return np.concatenate(fails, axis=-1), np.concatenate(goods, axis=-1)
+
+
+def _rates(place: Number, delta: float) -> tuple[Floats, Floats]:
+    """The baseline's rate, and the candidate's in the alternatives of the absolute form."""
+    theta_b = np.asarray(np.minimum(np.exp(place * RATE_STEP), 0.9 * (1 - delta)))[..., np.newaxis]
+    allowed = theta_b + delta
+    worse = np.minimum(allowed * WORSE_RATES, np.maximum(MOST, 1 - 0.1 * (1 - allowed)))
+    good = np.minimum(theta_b * GOOD_RATES, theta_b + 0.8 * delta)
+    return theta_b, np.concatenate([worse, good], axis=-1)
+
+
+def _ratios(relative: float) -> Floats:
+    """Alternatives of the relative form: those of FAIL, then those of PASS."""
+    return np.append(WORSE_RATIOS * (1 + relative), (0.8, 1.0, 1 + 0.3 * relative))
+
+
+def _split(values: Floats, first: int, second: int) -> list[Floats]:
+    return [part for part, size in ((values[..., :first], first), (values[..., first:], second)) if size]

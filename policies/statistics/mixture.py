@@ -1,0 +1,111 @@
+"""From the evidence of blocks to the evidence of a whole rollout: mixtures over alternatives and over start times.
+
+Nobody knows how bad a regression will be nor when it starts. So M_j, the evidence for alternative j, gets a fresh stake `gamma` in every
+block: M_j <- E_t(j) * (M_j + gamma_t). The stakes are paid from a purse of 1 that is never overdrawn, hence M + purse is a non-negative
+supermartingale that starts at 1 whenever E[E_t] <= 1 under the null, and P(ever M >= 1/alpha) <= alpha (Ville). Everything is kept as
+logarithms: evidence of 1e12 requests is finite. Source: e-detectors, Shin, Ramdas, Rinaldo, arXiv:2203.03532; spending is ours.
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Number = Floats | float
+"""One number, or one per run."""
+
+LOG_NOTHING = -1e6
+"""Logarithm of evidence not yet staked: finite, so that it survives JSON; exp of it is 0."""
+
+LOG_MOST = 690.0
+"""Evidence is shown as at most exp(690), about 1e299, so that it stays finite when weighed."""
+
+FIRST_STAKE = 0.5
+"""Share of the purse staked on a candidate that is bad from its first block."""
+
+
+def restart(log_m: Floats, log_e: Floats, gamma: Number) -> Floats:
+    """Log M_j after one block.
+
+    Args:
+        log_m: log M_j before, alternatives on the last axis.
+        log_e: log E_t(j) of the block, same shape.
+        gamma: The block's stake, >= 0; without the last axis.
+    """
+    log_gamma = np.asarray(np.log(np.maximum(gamma, 1e-300)))
+    log_after: Floats = np.maximum(log_e + np.logaddexp(log_m, log_gamma[..., np.newaxis]), LOG_NOTHING)
+    return log_after
+
+
+def log_mean(log_values: Floats) -> Floats:
+    """Log of the mean of exp(log_values) over the last axis: the evidence of a mixture with equal weights."""
+    mean: Floats = np.logaddexp.reduce(log_values, axis=-1) - log(log_values.shape[-1])
+    return mean
+
+
+def shown(log_evidence: Floats) -> Floats:
+    """Evidence as a finite number >= 0."""
+    return np.exp(np.minimum(log_evidence, LOG_MOST))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """Evidence of both verdicts so far.
+
+    Attributes:
+        log_fail: log M_j of FAIL, alternatives on the last axis, restarted in every block.
+        log_pass: log M_j of PASS, staked once at the start.
+        left: What is left in the purse for later starts of FAIL, 1 before the first block.
+        waited_s: Time since the last block that brought evidence [s]; at first so much that the first stake is `FIRST_STAKE`.
+    """
+
+    log_fail: Floats
+    log_pass: Floats
+    left: Number
+    waited_s: Number
+
+    @classmethod
+    def start(cls, fails: int, passes: int, *, deadline_s: float) -> Self:
+        first_s = -log(1 - FIRST_STAKE) * deadline_s
+        return cls(log_fail=np.full(fails, LOG_NOTHING), log_pass=np.zeros(passes), left=1.0, waited_s=first_s)
+
+    def advance(self, log_e: tuple[Floats, Floats] | None, *, update: Bools | bool, elapsed_s: float, deadline_s: float) -> "Process":
+        """The process after a block of `elapsed_s`.
+
+        What is left in the purse decays with time constant `deadline_s`: it is spent evenly while the deadline is far, and never all of it.
+        A stake in every block matters: evidence for a total failure dies with each good request, so only the youngest
+        stakes are alive when a failure begins.
+
+        Args:
+            log_e: log E of the block per alternative of FAIL and of PASS; None = no run had one.
+            update: The runs that had a block; the others go on waiting.
+            elapsed_s: Time since the end of the block before [s]; a clock that jumps back gives 0.
+            deadline_s: Time over which starts are expected [s].
+        """
+        waited_s = self.waited_s + max(elapsed_s, 0.0)
+        if log_e is None:
+            return Process(log_fail=self.log_fail, log_pass=self.log_pass, left=self.left, waited_s=waited_s)
+        left = self.left * np.exp(-waited_s / deadline_s)
+        log_fail = restart(self.log_fail, log_e[0], self.left - left)
+        log_pass = np.maximum(self.log_pass + log_e[1], LOG_NOTHING)
+        if everywhere(update):
+            return Process(log_fail=log_fail, log_pass=log_pass, left=left, waited_s=waited_s * 0.0)
+        runs = np.asarray(update)
+        return Process(
+            log_fail=np.where(runs[..., np.newaxis], log_fail, self.log_fail),
+            log_pass=np.where(runs[..., np.newaxis], log_pass, self.log_pass),
+            left=np.where(runs, left, self.left),
+            waited_s=np.where(runs, 0.0, waited_s),
+        )
+
+
+def everywhere(update: Bools | bool) -> bool:
+    return update if isinstance(update, bool) else bool(update.all())
+
+
+def anywhere(update: Bools | bool) -> bool:
+    return update if isinstance(update, bool) else bool(update.any())

@@ -1,0 +1,45 @@
+"""Which policy documents are in force: the directory's files, with the last good text of every file that is broken now.
+
+A file is taken over whole or not at all, so a half-written tree never mixes two commits inside one file. Errors stay visible until mended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from policies.errors import SpecError
+from policies.spec.loader import Loaded, load
+
+
+@dataclass(slots=True)
+class Documents:
+    """The set in force and what is wrong with the set on disk.
+
+    Attributes:
+        good: The text of each file as it is in force.
+        errors: Faults of the files on disk; their last good text (if there was one) stays in force.
+    """
+
+    good: dict[str, bytes] = field(default_factory=dict)
+    errors: tuple[SpecError, ...] = ()
+    loaded: Loaded = field(default_factory=lambda: load({}))
+
+    def take(self, texts: Mapping[str, bytes]) -> Loaded:
+        """Takes a new set of files over, file by file."""
+        wanted = dict(texts)
+        found = load(wanted)
+        self.errors = tuple(found.errors)
+        for _ in range(len(wanted) + 1):
+            broken = {error.file for error in found.errors} & wanted.keys()
+            if not broken:
+                break
+            # A file that did not change and was good is an incumbent: whatever conflicts with it came later.
+            edited = {file for file in wanted if wanted[file] != self.good.get(file)}
+            for file in broken & edited or edited or broken:
+                if file in edited and file in self.good:
+                    wanted[file] = self.good[file]
+                else:
+                    del wanted[file]
+            found = load(wanted)
+        self.good = wanted
+        self.loaded = found
+        return found

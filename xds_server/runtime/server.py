@@ -1,0 +1,237 @@
+"""The control plane as one process: what is built, in which order it comes up, and the few loops that run.
+
+Coming up: store, states, policies, first snapshots, then the ports answer (a proxy never sees an empty world). The loops are small and named;
+they end together: if one dies, the process says why and exits, and the leases hand all traffic to stable.
+"""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from policies.rollout import IN_RELEASE, Delivered, EvidenceArrived, Mode, PodsProbed, Record, Ticked
+from policies.spec.policy import RolloutPolicy
+from xds_server.adapters.grpc_transport import GrpcTransport
+from xds_server.adapters.policy_directory import PolicyDirectory
+from xds_server.adapters.readiness import Prober
+from xds_server.adapters.store import Store, open_store
+from xds_server.config import ServeConfig
+from xds_server.core.transport import Method
+from xds_server.evidence.collector import Collector
+from xds_server.runtime import web
+from xds_server.runtime.conductor import Conductor
+from xds_server.runtime.control import RuntimeControl
+from xds_server.runtime.documents import Documents
+from xds_server.runtime.world import World
+from xds_server.services.access_log import access_log_methods
+from xds_server.services.ads import AdsHub, ProxyEvent
+from xds_server.services.load_report import load_report_methods
+from xds_server.services.metrics import Metrics
+
+log = structlog.get_logger()
+
+BLOCK_S = 0.1
+"""How often evidence is judged [s]: blocks close in this rhythm where something arrived."""
+
+TICK_S = 0.5
+PROBE_S = 1.0
+CHECKPOINT_S = 1.0
+HEARTBEAT_S = 0.2
+
+
+class Server:
+    """Builds the parts and runs the loops."""
+
+    def __init__(self, config: ServeConfig, store: Store) -> None:
+        self.config = config
+        self.store = store
+        self.metrics = Metrics()
+        self.collector = Collector(clock=time.time)
+        self.hub = AdsHub(select=lambda node: self.world.select(node), events=self._proxy_event, clock=time.time)
+        self.world = World(self.hub, own=self.collector.own, complain=self._complain)
+        self.conductor = Conductor(
+            store=store,
+            world=self.world,
+            clock=time.time,
+            decided=self._decided,
+            dropped=self.metrics.dropped,
+            saved=self.metrics.store_seconds,
+        )
+        self.documents = Documents()
+        self.directory = PolicyDirectory(config.policies, on_error=self._source_error)
+        self.prober = Prober()
+        self.control = RuntimeControl(self)
+        self.source_words = ""
+        self.ready = False
+        self.beats: dict[tuple[str, str], float] = {}
+
+    def methods(self) -> tuple[Method, ...]:
+        return (
+            *self.hub.methods(),
+            *access_log_methods(self.collector.access_log),
+            *load_report_methods(self.collector.load_report),
+        )
+
+    async def start(self) -> None:
+        """Loads what was, reads the policies and renders the first snapshots."""
+        await self.conductor.load()
+        remembered = await self.control.remembered_texts()
+        self.documents.good = dict(remembered)
+        await self.take_policies(await self.directory.read())
+        self.hub.ready()
+        self.ready = True
+
+    async def take_policies(self, texts: Mapping[str, bytes]) -> None:
+        """Puts a new set of files in force, as far as it is good."""
+        before = self.documents.good
+        loaded = self.documents.take(texts)
+        for error in self.documents.errors:
+            log.warning("policy.broken", file=error.file, line=error.line, path=error.path, error=error.message)
+        self.world.set_proxies(loaded.proxies)
+        policies: dict[str, RolloutPolicy] = {policy.name: policy for policy in loaded.rollouts}
+        await self.conductor.apply_policies(policies)
+        if self.documents.good != before or not self.ready:
+            await self.control.remember_texts(self.documents.good)
+        self.conductor.touch()
+
+    # Loops.
+
+    async def policies_loop(self) -> None:
+        async for texts in self.directory.changes():
+            await self.take_policies(texts)
+
+    async def evidence_loop(self) -> None:
+        while True:
+            await asyncio.sleep(BLOCK_S)
+            for name, block in self.collector.close(time.time()):
+                self.conductor.submit(name, EvidenceArrived(block=block))
+
+    async def tick_loop(self) -> None:
+        """Level-triggered: whatever an event missed is seen here."""
+        while True:
+            planned = time.monotonic() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self.metrics.loop_lag(max(0.0, time.monotonic() - planned))
+            for name, entry in self.conductor.entries.items():
+                self._deliver(name)
+                if entry.state.mode in {Mode.STEP, Mode.BAKING}:
+                    self.conductor.submit(name, Ticked())
+            if any(entry.state.mode in {Mode.STEP, Mode.BAKING, Mode.WARMING} for entry in self.conductor.entries.values()):
+                self.conductor.touch()
+
+    async def probe_loop(self) -> None:
+        while True:
+            for name, entry in tuple(self.conductor.entries.items()):
+                candidate = entry.state.candidate
+                if candidate is None or entry.state.mode not in IN_RELEASE:
+                    continue
+                pods = await self.prober.probe(candidate)
+                if pods != entry.state.pods:
+                    self.conductor.submit(name, PodsProbed(identity=candidate.identity, pods=pods))
+            await asyncio.sleep(PROBE_S)
+
+    async def checkpoint_loop(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            await self.conductor.checkpoint()
+
+    async def lease_loop(self) -> None:
+        """Keeps every held lease alive, as long as what we decide can also be remembered."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            now = time.time()
+            leases = self.world.leases()
+            for place, (ttl_s, rollouts) in leases.items():
+                if now - self.conductor.store_ok_at > max(ttl_s, 2 * CHECKPOINT_S) and self.conductor.store_words:
+                    continue
+                if now - self.beats.get(place, 0.0) >= ttl_s / 3:
+                    self.beats[place] = now
+                    self.world.heartbeat(*place)
+                    for rollout in rollouts:
+                        self.metrics.lease_held(rollout, held=True)
+            self.beats = {place: at for place, at in self.beats.items() if place in leases}
+
+    # What others tell us.
+
+    def _proxy_event(self, event: ProxyEvent) -> None:
+        self.metrics.proxy_event(event)
+        key = getattr(event, "key", None)
+        if key is not None:
+            for name in self.world.rollouts_of(key):
+                self._deliver(name)
+
+    def _deliver(self, name: str) -> None:
+        entry = self.conductor.entries.get(name)
+        delivery = self.world.delivery(name)
+        if entry is None or delivery is None:
+            return
+        publication, seen = delivery
+        if publication == entry.state.publication and seen != entry.state.delivery:
+            self.conductor.submit(name, Delivered(publication=publication, delivery=seen))
+
+    def _decided(self, record: Record) -> None:
+        self.metrics.decision(record.rollout, record.decision.value, record.reason.code)
+
+    def _source_error(self, words: str) -> None:
+        if words != self.source_words:
+            self.source_words = words
+            log.warning("policies.unreadable", error=words)
+
+    def _complain(self, group: str, faults: tuple[str, ...]) -> None:
+        log.error("snapshot.inconsistent", group=group, faults=faults[:5])
+
+
+async def serve(config: ServeConfig) -> int:
+    """Runs the control plane until SIGTERM or SIGINT.
+
+    Returns: 0 after a clean stop.
+    Raises: SpecError, SourceError, StoreError, PortError: What is wrong with the surroundings, in words.
+    """
+    store = await open_store(config.store)
+    try:
+        server = Server(config, store)
+        transport = GrpcTransport(server.methods())
+        api = web.Api(server.control, config.api)
+        api.bind()
+        await server.start()
+        await transport.serve(config.xds)
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 1000)
+        log.info("server.ready", xds=config.xds, api=config.api, policies=config.policies, store=config.store)
+        await _until_stopped(server, api)
+        await transport.stop()
+    finally:
+        await store.close()
+    log.info("server.stopped")
+    return 0
+
+
+async def _until_stopped(server: Server, api: "web.Api") -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(work, name=name)
+            for name, work in (
+                ("conductor", server.conductor.run()),
+                ("policies", server.policies_loop()),
+                ("evidence", server.evidence_loop()),
+                ("ticks", server.tick_loop()),
+                ("probes", server.probe_loop()),
+                ("checkpoints", server.checkpoint_loop()),
+                ("leases", server.lease_loop()),
+                ("api", api.serve()),
+            )
+        ]
+        await stop.wait()
+        log.info("server.stopping")
+        for task in running:
+            task.cancel()
+    with contextlib.suppress(Exception):
+        await server.conductor.checkpoint()
