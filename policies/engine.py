@@ -65,10 +65,11 @@ def step(state: Rollout, event: Event, *, now: float) -> Step:
     Args:
         now: Seconds since the epoch, UTC. May jump: only its small differences are used.
     """
-    outcome = _handle(_pass_time(state, now), event, now)
+    restarted = isinstance(event, Restarted)
+    outcome = _handle(replace(state, clock=now) if restarted else _pass_time(state, now), event, now)
     if not outcome.refused and outcome.state.mode is Mode.STEP:
         outcome = _judge(outcome, now)
-    return _settle(state, outcome, now=now, again=isinstance(event, Restarted))
+    return _settle(state, outcome, now=now, again=restarted)
 
 
 def _pass_time(state: Rollout, now: float) -> Rollout:
@@ -218,12 +219,12 @@ def _judge(outcome: Outcome, now: float) -> Outcome:
     silence = verdicts.silence(state)
     if silence is not None:
         return revert(outcome, silence, now=now) if when.no_data is Then.REVERT else hold(outcome, silence)
-    if state.stage_s >= when.stuck_after_s:
+    missing = verdicts.waiting_for(state, readings)
+    if missing and state.stage_s >= when.stuck_after_s:
         stuck = Reason(code="stuck", facts={"after_s": when.stuck_after_s, "step": verdicts.label(state)})
         return revert(outcome, stuck, now=now) if when.stuck is Then.REVERT else hold(outcome, stuck)
-    if state.paused:
+    if state.paused or state.orphan is not None:
         return outcome
-    missing = verdicts.waiting_for(state, readings)
     if not missing:
         return enter_next(outcome, verdicts.passed(state, readings), now=now)
     if all(item.kind == "gate" for item in missing):

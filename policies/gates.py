@@ -44,7 +44,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """All requests since the gate opened, for display. `last_fresh`: when the candidate's last came [s since the epoch]; None = none did."""
+    """All requests since the gate opened, for display. `last_fresh`: when the candidate's last came [s since the epoch]; None = never."""
 
     stable: Counts = NOTHING
     candidate: Counts = NOTHING

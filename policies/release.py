@@ -31,7 +31,7 @@ def enter(outcome: Outcome, position: int, *, now: float, because: Reason | None
     state = outcome.state
     flat = stages(state.policy)
     if position >= len(flat):
-        return hold(outcome.with_state(replace(state, position=position)), Reason(code="steps_over", facts={"steps": len(flat)}))
+        return hold(outcome, Reason(code="steps_over", facts={"steps": len(flat)}))
     if flat[position].kind == "promote":
         return promote(outcome, because or Reason(code="no_steps"), now=now)
     state = replace(

@@ -37,7 +37,9 @@ def stale() -> list[str]:
         compile_protos(Path(made))
         wanted = {path.relative_to(made): path.read_bytes() for path in Path(made).rglob("*.py*") if path.is_file()}
     have = {path.relative_to(PB): path.read_bytes() for path in PB.rglob("*_pb2.py*") if "__pycache__" not in path.parts}
-    return found + [f"xds_server/_pb/{name}" for name in sorted(map(str, wanted.keys() | have.keys())) if wanted.get(Path(name)) != have.get(Path(name))]
+    return found + [
+        f"xds_server/_pb/{name}" for name in sorted(map(str, wanted.keys() | have.keys())) if wanted.get(Path(name)) != have.get(Path(name))
+    ]
 
 
 def main(argument: str) -> int:

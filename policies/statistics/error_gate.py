@@ -104,7 +104,7 @@ class ErrorGate:
 
     @classmethod
     def start(cls, config: ErrorConfig) -> Self:
-        process = Process.start(sum(config.fails), sum(config.passes), deadline_s=config.deadline_s)
+        process = Process.start(sum(config.fails), sum(config.passes))
         return cls(config=config, process=process, known_requests=0.0, known_errors=0.0, requests=0.0, errors=0.0)
 
     def update(self, baseline: Arm, candidate: Arm, *, elapsed_s: float = 10.0) -> "ErrorGate":
@@ -172,7 +172,7 @@ class ErrorGate:
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""
-        numbers = (self.process.left, self.process.waited_s, self.known_requests, self.known_errors, self.requests, self.errors)
+        numbers = (self.process.left, self.process.age_s, self.known_requests, self.known_errors, self.requests, self.errors)
         return (*self.process.log_fail.tolist(), *self.process.log_pass.tolist(), *map(float, numbers))
 
     @classmethod
@@ -181,9 +181,9 @@ class ErrorGate:
         fails, passes = sum(config.fails), sum(config.passes)
         if len(memory) != fails + passes + 6 or not isfinite(sum(memory)):
             raise ValueError(f"memory of this error gate is {fails + passes + 6} finite numbers, got {len(memory)}")
-        left, waited_s, known_requests, known_errors, requests, errors = memory[fails + passes :]
+        left, age_s, known_requests, known_errors, requests, errors = memory[fails + passes :]
         values = np.array(memory[: fails + passes])
-        process = Process(log_fail=values[:fails], log_pass=values[fails:], left=left, waited_s=waited_s)
+        process = Process(log_fail=values[:fails], log_pass=values[fails:], left=left, age_s=age_s)
         return cls(
             config=config, process=process, known_requests=known_requests, known_errors=known_errors, requests=requests, errors=errors
         )

@@ -26,7 +26,7 @@ Bins = npt.NDArray[np.intp]
 SHIFTS = np.array([0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
 """Alternatives: shifts of the whole distribution, in its own normal scores."""
 
-WORSE_ODDS = np.array([1.5, 3.0, 10.0])
+WORSE_ODDS = np.array([1.5, 3.0, 10.0, 100.0])
 """Alternatives: odds of lying above a quantile of the baseline, times what they are."""
 
 GOOD_ODDS = np.array([1 / 1.1, 1 / 1.25, 1 / 1.5, 1 / 3])
@@ -134,7 +134,7 @@ class LatencyGate:
 
     @classmethod
     def start(cls, config: LatencyConfig) -> Self:
-        process = Process.start(*config.size, deadline_s=config.deadline_s)
+        process = Process.start(*config.size)
         return cls(config=config, process=process, known=np.zeros(LATENCY_BINS), requests=0.0)
 
     def update(self, baseline: npt.ArrayLike, candidate: npt.ArrayLike, *, elapsed_s: float = 10.0) -> "LatencyGate":
@@ -225,7 +225,7 @@ class LatencyGate:
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""
-        numbers = (self.process.left, self.process.waited_s, self.requests)
+        numbers = (self.process.left, self.process.age_s, self.requests)
         return (*self.process.log_fail.tolist(), *self.process.log_pass.tolist(), *map(float, numbers), *self.known.tolist())
 
     @classmethod
@@ -235,9 +235,9 @@ class LatencyGate:
         numbers = fails + passes
         if len(memory) != numbers + 3 + LATENCY_BINS or not isfinite(sum(memory)):
             raise ValueError(f"memory of this latency gate is {numbers + 3 + LATENCY_BINS} finite numbers, got {len(memory)}")
-        left, waited_s, requests = memory[numbers : numbers + 3]
+        left, age_s, requests = memory[numbers : numbers + 3]
         values = np.array(memory)
-        process = Process(log_fail=values[:fails], log_pass=values[fails:numbers], left=left, waited_s=waited_s)
+        process = Process(log_fail=values[:fails], log_pass=values[fails:numbers], left=left, age_s=age_s)
         return cls(config=config, process=process, known=values[numbers + 3 :], requests=requests)
 
 

@@ -27,6 +27,23 @@ LOG_MOST = 690.0
 FIRST_STAKE = 0.5
 """Share of the purse staked on a candidate that is bad from its first block."""
 
+EARLY = 0.25
+"""How much of what is left is staked early: the purse falls as age to the power of minus this."""
+
+SETTLED_S = 5.0
+"""Age from which it does so [s]."""
+
+
+def purse(age_s: Number, deadline_s: float) -> Number:
+    """What is left to stake after the first block, `age_s` after the start, of 1; falls and never reaches 0.
+
+    Regressions show soon after a start more often than late, so the chance taken on each second falls like 1 / age, down to an even one
+    over `deadline_s`. A stake in every block matters: evidence for a total failure dies with each good request, so only the
+    youngest stakes are alive when a failure begins.
+    """
+    left: Number = (1 - FIRST_STAKE) * np.exp(-age_s / deadline_s) * (1 + age_s / SETTLED_S) ** -EARLY
+    return left
+
 
 def restart(log_m: Floats, log_e: Floats, gamma: Number) -> Floats:
     """Log M_j after one block.
@@ -60,25 +77,20 @@ class Process:
         log_fail: log M_j of FAIL, alternatives on the last axis, restarted in every block.
         log_pass: log M_j of PASS, staked once at the start.
         left: What is left in the purse for later starts of FAIL, 1 before the first block.
-        waited_s: Time since the last block that brought evidence [s]; at first so much that the first stake is `FIRST_STAKE`.
+        age_s: Time since the start [s].
     """
 
     log_fail: Floats
     log_pass: Floats
     left: Number
-    waited_s: Number
+    age_s: Number
 
     @classmethod
-    def start(cls, fails: int, passes: int, *, deadline_s: float) -> Self:
-        first_s = -log(1 - FIRST_STAKE) * deadline_s
-        return cls(log_fail=np.full(fails, LOG_NOTHING), log_pass=np.zeros(passes), left=1.0, waited_s=first_s)
+    def start(cls, fails: int, passes: int) -> Self:
+        return cls(log_fail=np.full(fails, LOG_NOTHING), log_pass=np.zeros(passes), left=1.0, age_s=0.0)
 
     def advance(self, log_e: tuple[Floats, Floats] | None, *, update: Bools | bool, elapsed_s: float, deadline_s: float) -> "Process":
-        """The process after a block of `elapsed_s`.
-
-        What is left in the purse decays with time constant `deadline_s`: it is spent evenly while the deadline is far, and never all of it.
-        A stake in every block matters: evidence for a total failure dies with each good request, so only the youngest
-        stakes are alive when a failure begins.
+        """The process after a block.
 
         Args:
             log_e: log E of the block per alternative of FAIL and of PASS; None = no run had one.
@@ -86,20 +98,20 @@ class Process:
             elapsed_s: Time since the end of the block before [s]; a clock that jumps back gives 0.
             deadline_s: Time over which starts are expected [s].
         """
-        waited_s = self.waited_s + max(elapsed_s, 0.0)
+        age_s = self.age_s + max(elapsed_s, 0.0)
         if log_e is None:
-            return Process(log_fail=self.log_fail, log_pass=self.log_pass, left=self.left, waited_s=waited_s)
-        left = self.left * np.exp(-waited_s / deadline_s)
+            return Process(log_fail=self.log_fail, log_pass=self.log_pass, left=self.left, age_s=age_s)
+        left = np.minimum(purse(age_s, deadline_s), self.left)
         log_fail = restart(self.log_fail, log_e[0], self.left - left)
         log_pass = np.maximum(self.log_pass + log_e[1], LOG_NOTHING)
         if everywhere(update):
-            return Process(log_fail=log_fail, log_pass=log_pass, left=left, waited_s=waited_s * 0.0)
+            return Process(log_fail=log_fail, log_pass=log_pass, left=left, age_s=age_s)
         runs = np.asarray(update)
         return Process(
             log_fail=np.where(runs[..., np.newaxis], log_fail, self.log_fail),
             log_pass=np.where(runs[..., np.newaxis], log_pass, self.log_pass),
             left=np.where(runs, left, self.left),
-            waited_s=np.where(runs, 0.0, waited_s),
+            age_s=age_s,
         )
 
 

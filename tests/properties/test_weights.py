@@ -1,8 +1,8 @@
 """Weights are exact for every share of two decimals, order-independent, and walked as Envoy walks them."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 from policies.spec.policy import FULL_BP, STABLE
 from policies.weights import TOTAL, pick, weights

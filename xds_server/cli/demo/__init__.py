@@ -1,7 +1,7 @@
 """`crossfade demo`: the main job on this machine, with a real Envoy, real language models and a bounded load.
 
-`scenarios` says what is played, `backstage` brings the processes up and down (`children`, `model_server`, `load`), `story` tells what happens
-and checks the outcome in the traffic itself. Nothing here is imported by the server.
+`scenarios` says what is played, `backstage` brings the processes up and down (`children`, `model_server`, `load`), `story` tells what
+happens and checks the outcome in the traffic itself. Nothing here is imported by the server.
 """
 
 

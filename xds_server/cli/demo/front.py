@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
@@ -72,7 +72,9 @@ class Stats:
 class Front:
     """One model server's public and control ports."""
 
-    def __init__(self, name: str, *, upstream: tuple[str, int], clock: Callable[[], float] = time.time, slow_factor: float = SLOW_FACTOR) -> None:
+    def __init__(
+        self, name: str, *, upstream: tuple[str, int], clock: Callable[[], float] = time.time, slow_factor: float = SLOW_FACTOR
+    ) -> None:
         self.stats = Stats(name=name)
         self.upstream = upstream
         self._clock = clock
@@ -98,7 +100,7 @@ class Front:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        answer: Callable[[Head, bytes, asyncio.StreamWriter], "asyncio.Future[bool] | _Answer"],
+        answer: Callable[[Head, bytes, asyncio.StreamWriter], Awaitable[bool]],
     ) -> None:
         if self._connections >= CONNECTIONS_MAX:
             writer.close()
@@ -204,11 +206,14 @@ class Front:
         framed = answer.chunked or length is not None
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=1024)
         headers = tuple((name, value) for name, value in answer.headers if name not in {"connection", "keep-alive"})
-        passed, tail = 0, b""
+        passed, tail, cut = 0, b"", False
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_arrivals(reader, pieces))
-                arrived, piece = time.monotonic(), head_bytes(" ".join(answer.first), headers if framed else (*headers, ("connection", "close")))
+                arrived, piece = (
+                    time.monotonic(),
+                    head_bytes(" ".join(answer.first), headers if framed else (*headers, ("connection", "close"))),
+                )
                 body = False
                 while piece:
                     await asyncio.sleep(max(0.0, start + factor * (arrived - start) - time.monotonic()))
@@ -219,15 +224,8 @@ class Front:
                     body = True
                     arrived, piece = await pieces.get()
         except* ConnectionError:
-            return False
-        return framed and (tail == b"0\r\n\r\n" if answer.chunked else passed == length)
-
-
-class _Answer:
-    """Only a name for the type checker: an awaitable of bool."""
-
-    def __await__(self) -> "asyncio.Future[bool]":  # pragma: no cover
-        raise NotImplementedError
+            cut = True
+        return not cut and framed and (tail == b"0\r\n\r\n" if answer.chunked else passed == length)
 
 
 async def _arrivals(reader: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]]) -> None:
@@ -252,9 +250,9 @@ def _json_answer(status: int, what: object) -> bytes:
     return message(f"HTTP/1.1 {status} {reason}", (("content-type", "application/json"),), json.dumps(what).encode())
 
 
-async def listen(handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object], port: int) -> asyncio.Server:
+async def listen(handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], port: int) -> asyncio.Server:
     """Serves on a loopback port; 0 = any."""
-    return await asyncio.start_server(handler, "127.0.0.1", port, limit=HEAD_MAX)  # type: ignore[arg-type]
+    return await asyncio.start_server(handler, "127.0.0.1", port, limit=HEAD_MAX)
 
 
 def port_of(server: asyncio.Server) -> int:

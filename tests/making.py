@@ -1,0 +1,139 @@
+"""Small makers of policies, blocks and engine runs for tests."""
+
+from dataclasses import dataclass, field, replace
+
+from policies import engine
+from policies.evidence import Block, Counts, latency_bin
+from policies.rollout import (
+    Commanded,
+    Delivered,
+    Delivery,
+    Event,
+    EvidenceArrived,
+    Mode,
+    Notify,
+    Pods,
+    PodsProbed,
+    Record,
+    Rollout,
+    Step,
+    Ticked,
+    Verb,
+)
+from policies.spec.policy import (
+    CanaryStep,
+    Gate,
+    Hold,
+    Margin,
+    Metric,
+    PromoteStep,
+    RolloutPolicy,
+    ShadowStep,
+    StaticEndpoints,
+    TrafficSpec,
+    Variant,
+)
+
+ERRORS = Gate(name="errors", metric=Metric.ERROR_RATE, margin=Margin(absolute=0.05))
+LATENCY = Gate(name="latency", metric=Metric.LATENCY, margin=Margin(relative=0.5))
+HOLD = Hold(for_s=2.0, samples=20)
+
+
+def variant(name, version, port=8000, **more):
+    return Variant(name=name, version=version, endpoints=StaticEndpoints(addresses=(f"127.0.0.1:{port}",)), **more)
+
+
+def policy(**changes):
+    """shadow 10 %, canary 10 % and 50 %, promote; one error gate."""
+    made = RolloutPolicy(
+        name="chat",
+        traffic=TrafficSpec(proxies="edge", listener="public"),
+        stable=variant("stable", "v1", 8001),
+        candidate=variant("candidate", "v2", 8002),
+        steps=(ShadowStep(share_bp=1000, hold=HOLD), CanaryStep(shares_bp=(1000, 5000), hold=HOLD), PromoteStep(keep_stable_for_s=2.0)),
+        gates=(ERRORS,),
+    )
+    return replace(made, **changes)
+
+
+def counts(requests, errors=0, latency_ms=100.0):
+    bins = ((latency_bin(latency_ms), requests),) if requests else ()
+    return Counts(requests=requests, errors=errors, latency=bins)
+
+
+@dataclass
+class Run:
+    """A rollout driven by hand with its own clock; `records` is all it decided."""
+
+    state: Rollout
+    now: float = 1000.0
+    records: list[Record] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, document):
+        run = cls(state=None)
+        run.take(engine.adopt(document, now=run.now))
+        return run
+
+    def take(self, step):
+        self.state = step.state
+        self.steps.append(step)
+        self.records.extend(effect.record for effect in step.effects if isinstance(effect, Notify))
+        return step
+
+    def on(self, event: Event):
+        return self.take(engine.step(self.state, event, now=self.now))
+
+    def command(self, verb: Verb, **said):
+        return self.on(Commanded(verb=verb, **said))
+
+    def ack(self, selected=1, acked=None, **more):
+        delivery = Delivery(selected=selected, acked=selected if acked is None else acked, **more)
+        return self.on(Delivered(publication=self.state.publication, delivery=delivery))
+
+    def ready(self, ready=1):
+        return self.on(PodsProbed(identity=self.state.candidate.identity, pods=Pods(ready=ready, total=1)))
+
+    def evidence(self, stable=None, candidate=None, shadow=None):
+        users, shadows = {}, {}
+        if stable is not None:
+            users[self.state.stable.identity] = stable
+        if candidate is not None:
+            users[self.state.candidate.identity] = candidate
+        if shadow is not None:
+            shadows[self.state.candidate.identity] = shadow
+        return self.on(EvidenceArrived(block=Block(start=self.now - 0.1, end=self.now, users=users, shadows=shadows)))
+
+    def wait(self, seconds, every=0.5):
+        """Ticks only: nobody sends a request."""
+        for _ in range(round(seconds / every)):
+            self.now += every
+            self.on(Ticked())
+
+    def serve(self, seconds, *, bad=0.0, until=None, latency_ms=100.0):
+        """Live traffic: 9 stable and 1 candidate requests each 0.1 s while the share is in effect, a `bad` part of the latter failing."""
+        owed = 0.0
+        for _ in range(round(seconds * 10)):
+            self.now += 0.1
+            if not self.state.delivery.complete:
+                self.ack()
+            if self.state.mode is Mode.WARMING and not self.state.pods.ready:
+                self.ready()
+            owed += bad
+            errors, owed = int(owed), owed - int(owed)
+            live = self.state.candidate is not None
+            self.evidence(
+                counts(9),
+                counts(1, errors, latency_ms) if live and self.state.in_effect_bp else None,
+                counts(1, errors, latency_ms) if live and self.state.shadow_in_effect_bp else None,
+            )
+            self.on(Ticked())
+            if until is not None and self.state.mode is until:
+                return
+
+    def decisions(self):
+        return [record.decision.value for record in self.records]
+
+    def reasons(self):
+        return [record.reason.code for record in self.records]

@@ -1,0 +1,719 @@
+"""The rules of one xDS stream, each as a test; names begin with the rule they hold.
+
+P, S and D are the rules of both variants, of the state of the world and of delta, in the order of Envoy's `xds_protocol.rst`.
+"""
+
+import pytest
+
+from xds_server.core.facts import Acked, Nacked, Request, Stale, Subscribed, Variant
+from xds_server.core.snapshot import Resource, Snapshot
+from xds_server.core.stream import MAX_TYPES, AdsStream, State
+from xds_server.core.types import CDS, EDS, LDS, RDS, RTDS
+from xds_server.errors import PeerError
+
+BOTH = pytest.mark.parametrize("variant", list(Variant))
+
+
+def res(name, version="1", **more):
+    return Resource(name=name, version=version, body=f"{name}@{version}".encode(), **more)
+
+
+def world(serial, types):
+    return Snapshot(serial=serial, resources={url: {each.name: each for each in found} for url, found in types.items()})
+
+
+class Peer:
+    """A stream and its client, which in the state of the world lists the names of its last request in each answer that names none."""
+
+    def __init__(self, variant):
+        self.stream = AdsStream(variant)
+        self.variant = variant
+        self.listed = {}
+        self.snapshot = None
+
+    def publish(self, serial, types, **more):
+        self.snapshot = world(serial, types)
+        return self._offer(**more)
+
+    def ask(self, type_url, *names, **more):
+        self.listed[type_url] = names
+        self.facts = self.stream.receive(Request(type_url=type_url, names=names, **more))
+        return self._offer() if self.snapshot else ()
+
+    def ack(self, response, *names, **more):
+        if self.variant is Variant.SOTW and not names:
+            names = self.listed[response.type_url]
+        return self.ask(response.type_url, *names, nonce=response.nonce, **more)
+
+    def nack(self, response, words="no"):
+        return self.ack(response, error=words)
+
+    def _offer(self, **more):
+        return self.stream.offer(self.snapshot, **more)
+
+
+def content(response):
+    return {each.name: each.version for each in response.resources}
+
+
+# Both variants
+
+
+@BOTH
+def test_p3_each_type_has_its_own_versions_nonces_and_answers(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")], RDS: [res("r")]})
+    [clusters] = peer.ask(CDS)
+    [routes] = peer.ask(RDS, "r")
+    assert peer.nack(routes) == ()
+    peer.ack(clusters)
+    assert isinstance(peer.facts[0], Acked)
+    assert [each.state for each in peer.stream.progress()] == [State.SYNCED, State.ERROR]
+
+
+@BOTH
+def test_p4_the_first_request_of_a_type_is_initial_whatever_nonce_it_carries(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")]})
+    [answer] = peer.ask(CDS, nonce="of-another-stream", error="old words")
+    assert peer.facts == (Subscribed(type_url=CDS),)
+    assert content(answer) == {"c": "1"}
+
+
+@BOTH
+def test_p4_a_nonce_is_never_used_twice_on_a_stream(variant):
+    peer = Peer(variant)
+    seen = []
+    peer.publish(1, {RDS: [res("r")]})
+    [answer] = peer.ask(RDS, "r")
+    for serial in range(2, 8):
+        seen.append(answer.nonce)
+        peer.ack(answer)
+        [answer] = peer.publish(serial, {RDS: [res("r", str(serial % 2 + 5))]})
+    assert len(set(seen)) == len(seen)
+
+
+@BOTH
+def test_p4_equal_pushes_to_two_streams_have_equal_nonces(variant):
+    peers = [Peer(variant), Peer(variant)]
+    peers[1].publish(1, {CDS: [res("c")]})
+    [old] = peers[1].ask(CDS)
+    peers[1].ack(old)
+    peers[0].snapshot = world(1, {CDS: [res("c")]})
+    peers[0].ack(peers[0].ask(CDS)[0])
+    nonces = {peer.publish(2, {CDS: [res("c", "2")]})[0].nonce for peer in peers}
+    assert len(nonces) == 1
+
+
+@BOTH
+def test_p5_a_nack_is_error_detail_and_nothing_else(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("r")]})
+    [answer] = peer.ask(RDS, "r")
+    peer.nack(answer, words="weights")
+    assert peer.facts[0] == Nacked(type_url=RDS, version=answer.version, message="weights", resources=("r",))
+
+
+@BOTH
+def test_p5_a_rejection_without_words_is_still_one(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("r")]})
+    [answer] = peer.ask(RDS, "r")
+    peer.nack(answer, words="")
+    assert peer.stream.errors == ((RDS, "rejected without words"),)
+
+
+@BOTH
+def test_p6_rejected_content_is_not_sent_again_until_it_changes(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("r", "bad")]})
+    [answer] = peer.ask(RDS, "r")
+    assert peer.nack(answer) == ()
+    assert peer.publish(2, {RDS: [res("r", "bad"), res("unasked")]}) == ()
+    assert peer.stream.synced_serial == 0
+    [better] = peer.publish(3, {RDS: [res("r", "good")]})
+    assert content(better) == {"r": "good"}
+    peer.ack(better)
+    assert peer.stream.synced_serial == 3
+    assert peer.stream.errors == ()
+
+
+@BOTH
+def test_p6_a_newer_version_that_is_already_there_goes_out_on_the_nack(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("r", "bad")]})
+    [answer] = peer.ask(RDS, "r")
+    assert peer.publish(2, {RDS: [res("r", "good")]}) == ()
+    [better] = peer.nack(answer)
+    assert content(better) == {"r": "good"}
+
+
+@BOTH
+def test_p7_after_a_nack_the_way_back_is_sent_although_it_was_accepted_before(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("r", "old")]})
+    [answer] = peer.ask(RDS, "r")
+    peer.ack(answer)
+    [bad] = peer.publish(2, {RDS: [res("r", "bad")]})
+    peer.nack(bad)
+    [back] = peer.publish(3, {RDS: [res("r", "old")]})
+    assert content(back) == {"r": "old"}
+
+
+def test_p8_two_resources_of_one_name_cannot_be():
+    with pytest.raises(ValueError, match="filed under the name 'b'"):
+        Snapshot(serial=1, resources={CDS: {"a": res("a"), "b": res("a")}})
+
+
+def test_p10_two_first_requests_back_to_back_end_with_the_later_ones_names():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {CDS: [res("canary"), res("stable")]})
+    [first] = peer.ask(CDS, "canary")
+    assert content(first) == {"canary": "1"}
+    assert peer.ask(CDS, "canary", "stable") == ()
+    [second] = peer.ack(first, "canary", "stable")
+    assert content(second) == {"canary": "1", "stable": "1"}
+
+
+@BOTH
+def test_p11_a_plain_ack_is_not_answered(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")]})
+    [answer] = peer.ask(CDS)
+    assert peer.ack(answer) == ()
+
+
+@BOTH
+def test_p12_a_name_asked_for_in_vain_is_sent_when_it_comes_into_being(variant):
+    peer = Peer(variant)
+    peer.publish(1, {})
+    for answer in peer.ask(EDS, "later"):
+        peer.ack(answer)
+    [answer] = peer.publish(2, {EDS: [res("later")]})
+    assert content(answer) == {"later": "1"}
+
+
+def test_p13_state_of_the_world_wildcards():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {CDS: [res("A"), res("B")]})
+    [answer] = peer.ask(CDS)
+    assert content(answer) == {"A": "1", "B": "1"}
+    [answer] = peer.ack(answer, "*", "A")
+    assert content(answer) == {"A": "1", "B": "1"}
+    assert peer.ack(answer, "A") == ()
+    [answer] = peer.publish(2, {CDS: [res("A", "2"), res("B", "2")]})
+    assert content(answer) == {"A": "2"}
+    assert peer.ask(CDS, nonce=answer.nonce) == ()
+    assert peer.publish(3, {CDS: [res("A", "3"), res("B", "3")]}) == ()
+
+
+def test_p13_delta_wildcards():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {CDS: [res("A"), res("B")]})
+    [answer] = peer.ask(CDS)
+    assert content(answer) == {"A": "1", "B": "1"}
+    [answer] = peer.ack(answer, "A")
+    assert content(answer) == {"A": "1"}
+    peer.ack(answer)
+    assert peer.ask(CDS, unsubscribe=("*",)) == ()
+    [answer] = peer.publish(2, {CDS: [res("A", "2"), res("B", "2")]})
+    assert content(answer) == {"A": "2"}
+    peer.ack(answer, unsubscribe=("A",))
+    assert peer.publish(3, {CDS: [res("A", "3"), res("B", "3")]}) == ()
+
+
+@BOTH
+@pytest.mark.parametrize("type_url", [EDS, RDS, RTDS])
+def test_p13_an_empty_list_is_no_wildcard_for_named_types(variant, type_url):
+    peer = Peer(variant)
+    peer.publish(1, {type_url: [res("x")]})
+    assert peer.ask(type_url) == ()
+
+
+@BOTH
+def test_p14_a_name_that_is_dropped_and_wanted_again_is_sent_again(variant):
+    peer = Peer(variant)
+    peer.publish(1, {EDS: [res("e")]})
+    [answer] = peer.ask(EDS, "e")
+    if variant is Variant.SOTW:
+        assert peer.ask(EDS, nonce=answer.nonce) == ()
+        [again] = peer.ask(EDS, "e", nonce=answer.nonce)
+    else:
+        assert peer.ack(answer, unsubscribe=("e",)) == ()
+        [again] = peer.ask(EDS, "e")
+    assert content(again) == {"e": "1"}
+    assert again.nonce != answer.nonce
+
+
+def test_p14_delta_a_name_subscribed_twice_is_sent_twice():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {EDS: [res("e")]})
+    [answer] = peer.ask(EDS, "e")
+    [again] = peer.ack(answer, "e")
+    assert content(again) == {"e": "1"}
+
+
+@BOTH
+def test_p15_one_publication_goes_out_in_make_before_break_order(variant):
+    peer = Peer(variant)
+    types = {LDS: "l", RDS: "r", CDS: "c", EDS: "e", RTDS: "t"}
+    peer.publish(1, {url: [res(name)] for url, name in types.items()})
+    for url, name in types.items():
+        names = () if url in {LDS, CDS} else (name,)
+        [answer] = peer.ask(url, *names)
+        peer.ack(answer)
+    answers = peer.publish(2, {url: [res(name, "2")] for url, name in types.items()})
+    assert [each.type_url for each in answers] == [CDS, EDS, LDS, RDS, RTDS]
+
+
+@BOTH
+def test_p15_a_cluster_goes_only_after_the_routes_without_it_are_accepted(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("old"), res("new")], RDS: [res("r", "old")]})
+    peer.ack(peer.ask(CDS)[0])
+    peer.ack(peer.ask(RDS, "r")[0])
+    answers = peer.publish(2, {CDS: [res("new")], RDS: [res("r", "new")]})
+    assert [each.type_url for each in answers] == [RDS]
+    assert peer.stream.synced_serial == 1
+    [removal] = peer.ack(answers[0])
+    assert removal.type_url == CDS
+    if variant is Variant.DELTA:
+        assert (content(removal), removal.removed) == ({}, ("old",))
+    else:
+        assert content(removal) == {"new": "1"}
+    peer.ack(removal)
+    assert peer.stream.synced_serial == 2
+
+
+@BOTH
+def test_p15_while_the_routes_are_rejected_the_cluster_they_use_stays(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("old"), res("new")], RDS: [res("r", "old")]})
+    peer.ack(peer.ask(CDS)[0])
+    peer.ack(peer.ask(RDS, "r")[0])
+    [routes] = peer.publish(2, {CDS: [res("new")], RDS: [res("r", "new")]})
+    assert peer.nack(routes) == ()
+    [more] = peer.publish(3, {CDS: [res("new"), res("more")], RDS: [res("r", "new")]})
+    assert "old" not in more.removed
+    assert ("old" in content(more)) == (variant is Variant.SOTW)
+
+
+def test_p15_a_removal_does_not_wait_for_a_route_that_goes_without_a_message():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {CDS: [res("c"), res("old")], RDS: [res("r")]})
+    peer.ack(peer.ask(CDS)[0])
+    peer.ack(peer.ask(RDS, "r")[0], "r")
+    [clusters] = peer.publish(2, {CDS: [res("c")]})
+    assert content(clusters) == {"c": "1"}
+
+
+@BOTH
+def test_p16_a_changed_cluster_takes_its_endpoints_along_unasked(variant):
+    peer = Peer(variant)
+    endpoints = {EDS: [res("c"), res("d")]}
+    peer.publish(1, {CDS: [res("c"), res("d")], **endpoints})
+    peer.ack(peer.ask(CDS)[0])
+    peer.ack(peer.ask(EDS, "c", "d")[0])
+    answers = peer.publish(2, {CDS: [res("c", "2"), res("d")], **endpoints})
+    assert [(each.type_url, content(each).get("c")) for each in answers] == [(CDS, "2"), (EDS, "1")]
+    assert content(answers[1]) == {"c": "1"}
+
+
+@BOTH
+def test_p16_endpoints_go_by_the_clusters_references_too(variant):
+    peer = Peer(variant)
+    endpoints = {EDS: [res("pods")]}
+    peer.publish(1, {CDS: [res("c", references=((EDS, "pods"),))], **endpoints})
+    peer.ack(peer.ask(CDS)[0])
+    peer.ack(peer.ask(EDS, "pods")[0])
+    answers = peer.publish(2, {CDS: [res("c", "2", references=((EDS, "pods"),))], **endpoints})
+    assert [each.type_url for each in answers] == [CDS, EDS]
+
+
+@BOTH
+def test_p16_endpoints_that_cannot_go_with_the_cluster_follow_the_ack_on_the_way(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")], EDS: [res("c")]})
+    peer.ack(peer.ask(CDS)[0])
+    [endpoints] = peer.ask(EDS, "c")
+    assert [each.type_url for each in peer.publish(2, {CDS: [res("c", "2")], EDS: [res("c")]})] == [CDS]
+    [again] = peer.ack(endpoints)
+    assert content(again) == {"c": "1"}
+
+
+@BOTH
+def test_p16_rejected_endpoints_are_not_sent_again_with_their_cluster(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")], EDS: [res("c", "bad")]})
+    peer.ack(peer.ask(CDS)[0])
+    peer.nack(peer.ask(EDS, "c")[0])
+    assert [each.type_url for each in peer.publish(2, {CDS: [res("c", "2")], EDS: [res("c", "bad")]})] == [CDS]
+
+
+def test_p16_endpoints_asked_for_a_second_time_in_the_same_words_are_sent_again():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {EDS: [res("c")]})
+    [answer] = peer.ask(EDS, "c")
+    assert peer.ack(answer, "c") == ()
+    [again] = peer.ask(EDS, "c", nonce=answer.nonce)
+    assert content(again) == {"c": "1"}
+    assert peer.ack(again, "c") == ()
+
+
+def test_p17_delta_what_a_client_brought_along_is_not_sent_again_and_what_is_gone_is_listed():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {CDS: [res("same"), res("newer", "2"), res("new")]})
+    [answer] = peer.ask(CDS, initial_versions={"same": "1", "newer": "1", "gone": "1"})
+    assert content(answer) == {"newer": "2", "new": "1"}
+    assert answer.removed == ("gone",)
+
+
+def test_p17_delta_named_types_are_answered_on_reconnect_and_unwanted_ones_listed():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {EDS: [res("e"), res("unwanted")]})
+    [answer] = peer.ask(EDS, "e", initial_versions={"e": "1", "unwanted": "1"})
+    assert content(answer) == {"e": "1"}
+    assert answer.removed == ("unwanted",)
+
+
+@BOTH
+def test_p18_routes_are_pushed_to_a_client_that_never_asked_for_clusters(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")], RDS: [res("r")]})
+    [answer] = peer.ask(RDS, "r")
+    peer.ack(answer)
+    assert peer.stream.synced_serial == 1
+    [update] = peer.publish(2, {CDS: [res("c", "2")], RDS: [res("r", "2")]})
+    assert update.type_url == RDS
+
+
+@BOTH
+def test_p19_a_world_of_equal_content_is_not_sent_again_under_a_new_serial(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")]})
+    peer.ack(peer.ask(CDS)[0])
+    assert peer.publish(2, {CDS: [res("c")]}) == ()
+    assert peer.stream.synced_serial == 2
+
+
+@BOTH
+def test_one_response_per_type_is_unanswered_and_the_newest_wins(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c", "1")]})
+    [answer] = peer.ask(CDS)
+    for serial in range(2, 6):
+        assert peer.publish(serial, {CDS: [res("c", str(serial))]}) == ()
+    [newest] = peer.ack(answer)
+    assert content(newest) == {"c": "5"}
+
+
+@BOTH
+def test_a_change_that_was_taken_back_before_the_ack_is_never_sent(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c", "1")]})
+    [answer] = peer.ask(CDS)
+    peer.publish(2, {CDS: [res("c", "2")]})
+    peer.publish(3, {CDS: [res("c", "1")]})
+    assert peer.ack(answer) == ()
+    assert peer.stream.synced_serial == 3
+
+
+@BOTH
+def test_a_snapshot_that_goes_back_is_refused(variant):
+    peer = Peer(variant)
+    peer.publish(2, {})
+    with pytest.raises(ValueError, match="older than snapshot 2"):
+        peer.publish(1, {})
+
+
+@BOTH
+def test_more_types_than_anybody_needs_are_refused(variant):
+    stream = AdsStream(variant)
+    for number in range(MAX_TYPES):
+        stream.receive(Request(type_url=f"type.googleapis.com/t{number}", names=("a",)))
+    with pytest.raises(PeerError, match="resource types"):
+        stream.receive(Request(type_url="type.googleapis.com/one.more", names=("a",)))
+
+
+# State of the world
+
+
+def test_s1_a_full_world_is_sent_whole_and_what_is_gone_is_left_out():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {LDS: [res("a"), res("b"), res("c")]})
+    [answer] = peer.ask(LDS)
+    peer.ack(answer)
+    [answer] = peer.publish(2, {LDS: [res("a", "2"), res("b")]})
+    assert content(answer) == {"a": "2", "b": "1"}
+    peer.ack(answer)
+    [answer] = peer.publish(3, {})
+    assert content(answer) == {}
+    peer.ack(answer)
+    assert peer.stream.synced_serial == 3
+
+
+def test_s1_named_types_are_sent_in_parts_and_never_deleted_by_message():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {EDS: [res("a"), res("b")]})
+    [answer] = peer.ask(EDS, "a", "b")
+    peer.ack(answer, "a", "b")
+    [answer] = peer.publish(2, {EDS: [res("a", "2"), res("b")]})
+    assert content(answer) == {"a": "2"}
+    peer.ack(answer, "a", "b")
+    assert peer.publish(3, {EDS: [res("a", "2")]}) == ()
+    assert peer.stream.synced_serial == 3
+
+
+def test_s2_names_that_are_left_out_are_unsubscribed_without_an_answer():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {EDS: [res("a"), res("b")]})
+    [answer] = peer.ask(EDS, "a", "b")
+    assert peer.ack(answer, "a") == ()
+    assert peer.publish(2, {EDS: [res("a"), res("b", "2")]}) == ()
+
+
+def test_s3_a_stale_request_is_no_ack_but_its_names_count_after_the_next_one():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {EDS: [res("a"), res("b")]})
+    [first] = peer.ask(EDS, "a")
+    peer.ack(first, "a")
+    [second] = peer.publish(2, {EDS: [res("a", "2"), res("b")]})
+    assert peer.ask(EDS, "a", "b", nonce=first.nonce, error="about the old one") == ()
+    assert peer.facts[0] == Stale(type_url=EDS, nonce=first.nonce)
+    assert peer.stream.errors == ()
+    [third] = peer.ack(second, "a", "b")
+    assert content(third) == {"b": "1"}
+
+
+def test_s4_an_ack_that_names_more_is_answered_with_the_new_names():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {EDS: [res("a"), res("b")]})
+    [answer] = peer.ask(EDS, "a")
+    [more] = peer.ack(answer, "a", "b")
+    assert content(more) == {"b": "1"}
+
+
+def test_s5_for_named_types_what_exists_is_sent_and_nothing_is_said_of_the_rest():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {EDS: [res("a")]})
+    [answer] = peer.ask(EDS, "a", "missing")
+    assert content(answer) == {"a": "1"}
+    assert Peer(Variant.SOTW).ask(EDS, "missing") == ()
+
+
+def test_s5_a_full_world_answers_a_missing_name_by_leaving_it_out():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {CDS: [res("a")]})
+    [answer] = peer.ask(CDS, "missing")
+    assert content(answer) == {}
+
+
+def test_s6_a_full_rejected_world_is_one_unit_and_is_cleared_by_its_next_ack():
+    peer = Peer(Variant.SOTW)
+    peer.publish(1, {CDS: [res("good"), res("bad")]})
+    [answer] = peer.ask(CDS)
+    peer.nack(answer)
+    [smaller] = peer.publish(2, {CDS: [res("good")]})
+    assert content(smaller) == {"good": "1"}
+    peer.ack(smaller)
+    assert peer.stream.errors == ()
+    assert peer.stream.synced_serial == 2
+
+
+# Delta
+
+
+def test_d1_subscriptions_count_even_with_a_stale_nonce():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {EDS: [res("a"), res("b")]})
+    [first] = peer.ask(EDS, "a")
+    assert peer.ask(EDS, "b", nonce="stale") == ()
+    assert peer.facts == (Stale(type_url=EDS, nonce="stale"), Subscribed(type_url=EDS))
+    [second] = peer.ack(first)
+    assert content(second) == {"b": "1"}
+
+
+def test_d1_a_spontaneous_request_is_no_ack():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {EDS: [res("a"), res("b")]})
+    [first] = peer.ask(EDS, "a")
+    assert peer.ask(EDS, "b") == ()
+    assert peer.facts == (Subscribed(type_url=EDS),)
+    assert peer.stream.synced(EDS) == 0
+    [second] = peer.ack(first)
+    assert content(second) == {"b": "1"}
+
+
+def test_d2_every_subscribed_name_is_answered_and_missing_ones_are_listed_as_removed():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {EDS: [res("a")]})
+    [answer] = peer.ask(EDS, "a", "missing")
+    assert content(answer) == {"a": "1"}
+    assert answer.removed == ("missing",)
+
+
+def test_d2_a_type_nobody_serves_is_answered_too():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {})
+    [answer] = peer.ask("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "cert")
+    assert answer.removed == ("cert",)
+
+
+def test_d3_a_pure_unsubscribe_is_not_answered_and_unknown_ones_are_ignored():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {EDS: [res("a"), res("b")]})
+    [answer] = peer.ask(EDS, "a", "b")
+    peer.ack(answer)
+    assert peer.ask(EDS, unsubscribe=("b", "never")) == ()
+    assert peer.publish(2, {EDS: [res("a"), res("b", "2")]}) == ()
+
+
+def test_d3_an_explicit_name_dropped_under_a_wildcard_is_answered():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {CDS: [res("a"), res("b")]})
+    [answer] = peer.ask(CDS, "*", "a", "missing")
+    assert answer.removed == ("missing",)
+    [answer] = peer.ack(answer, unsubscribe=("a", "missing"))
+    assert content(answer) == {"a": "1"}
+    assert answer.removed == ("missing",)
+
+
+def test_d4_a_removed_name_is_still_watched():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {EDS: [res("a")]})
+    [answer] = peer.ask(EDS, "a")
+    peer.ack(answer)
+    [removal] = peer.publish(2, {})
+    assert removal.removed == ("a",)
+    peer.ack(removal)
+    assert peer.publish(3, {}) == ()
+    [back] = peer.publish(4, {EDS: [res("a")]})
+    assert content(back) == {"a": "1"}
+
+
+@BOTH
+def test_d5_an_empty_world_is_answered_once(variant):
+    peer = Peer(variant)
+    peer.publish(1, {})
+    [answer] = peer.ask(CDS)
+    assert (answer.resources, answer.removed) == ((), ())
+    assert peer.ack(answer) == ()
+    assert peer.stream.synced_serial == 1
+
+
+# Heartbeats of leases
+
+
+def leased(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RTDS: [res("t", ttl_s=3.0), res("free")]}, now=0.0)
+    [answer] = peer.ask(RTDS, "t", "free")
+    peer.ack(answer)
+    return peer
+
+
+@BOTH
+def test_d6_a_heartbeat_prolongs_what_is_leased_and_leaves_the_rest(variant):
+    peer = leased(variant)
+    [beat] = peer.stream.heartbeat(RTDS, ["t", "free", "unknown"], beat=1, now=1.0)
+    assert content(beat) == {"t": "1"}
+    assert beat.bodiless == (variant is Variant.DELTA)
+    assert peer.stream.synced_serial == 1, "a heartbeat on the way takes nothing back"
+    assert peer.ack(beat) == ()
+    assert peer.facts[0] == Acked(type_url=RTDS, version=beat.version, heartbeat=True)
+
+
+@BOTH
+def test_d6_no_heartbeat_while_a_response_is_unanswered(variant):
+    peer = leased(variant)
+    [beat] = peer.stream.heartbeat(RTDS, ["t"], beat=1, now=1.0)
+    assert peer.stream.heartbeat(RTDS, ["t"], beat=2, now=2.0) == ()
+    assert peer.stream.heartbeat(CDS, ["t"], beat=3, now=2.0) == ()
+    peer.ack(beat)
+    assert peer.stream.heartbeat(RTDS, ["t"], beat=4, now=2.0)[0].nonce != beat.nonce
+
+
+def test_d6_a_heartbeat_that_comes_too_late_carries_the_whole_resource():
+    peer = leased(Variant.DELTA)
+    [beat] = peer.stream.heartbeat(RTDS, ["t"], beat=1, now=2.9)
+    assert not beat.bodiless
+
+
+def test_d6_what_was_rejected_is_not_kept_alive():
+    peer = leased(Variant.DELTA)
+    [answer] = peer.publish(2, {RTDS: [res("t", "2", ttl_s=3.0), res("free")]})
+    peer.nack(answer)
+    assert peer.stream.heartbeat(RTDS, ["t"], beat=1, now=1.0) == ()
+
+
+@BOTH
+def test_d6_a_lease_that_begins_or_ends_is_a_change_of_its_own(variant):
+    peer = leased(variant)
+    [answer] = peer.publish(2, {RTDS: [res("t"), res("free")]})
+    assert [each.ttl_s for each in answer.resources] == [None]
+
+
+# What is said about progress
+
+
+@BOTH
+def test_synced_tells_the_newest_snapshot_accepted_in_all_types_asked_for(variant):
+    peer = Peer(variant)
+    assert peer.stream.synced_serial == 0
+    peer.publish(4, {CDS: [res("c")], LDS: [res("l")]})
+    assert peer.stream.synced(LDS) == 4, "a type never asked for is satisfied"
+    [clusters] = peer.ask(CDS)
+    [listeners] = peer.ask(LDS)
+    peer.ack(clusters)
+    assert (peer.stream.synced(CDS), peer.stream.synced(LDS), peer.stream.synced_serial) == (4, 0, 0)
+    peer.ack(listeners)
+    assert peer.stream.synced_serial == 4
+
+
+@BOTH
+def test_synced_goes_back_while_an_answer_to_a_new_wish_is_on_the_way(variant):
+    peer = Peer(variant)
+    peer.publish(4, {EDS: [res("a"), res("b")]})
+    [answer] = peer.ask(EDS, "a")
+    [more] = peer.ack(answer, "a", "b") if variant is Variant.SOTW else peer.ack(answer, "b")
+    assert peer.stream.synced_serial == 3
+    peer.ack(more)
+    assert peer.stream.synced_serial == 4
+
+
+@BOTH
+def test_progress_names_the_state_of_each_type(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")]})
+    [answer] = peer.ask(CDS)
+    [progress] = peer.stream.progress()
+    assert (progress.state, progress.acked_version) == (State.STALE, "")
+    peer.facts = peer.stream.receive(Request(type_url=CDS, nonce=answer.nonce), now=12.0)
+    peer.stream.offer(peer.snapshot)
+    [progress] = peer.stream.progress()
+    assert (progress.state, progress.sent_version, progress.acked_version) == (State.SYNCED, answer.version, answer.version)
+    assert progress.acked_at == 12.0
+    peer.ask(EDS, "absent")
+    assert peer.stream.progress()[1].state is (State.NOT_SENT if variant is Variant.SOTW else State.STALE)
+
+
+def test_a_rejected_removal_is_an_error_until_the_next_ack():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {RDS: [res("r")]})
+    peer.ack(peer.ask(RDS, "r")[0])
+    [removal] = peer.publish(2, {})
+    peer.nack(removal, words="in use")
+    assert peer.stream.errors == ((RDS, "in use"),)
+    [back] = peer.publish(3, {RDS: [res("r")]})
+    peer.ack(back)
+    assert peer.stream.errors == ()
+
+
+@BOTH
+def test_an_error_goes_when_the_client_no_longer_wants_what_it_rejected(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("bad")]})
+    peer.nack(peer.ask(RDS, "bad")[0])
+    peer.ask(RDS, nonce="" if variant is Variant.DELTA else "x", unsubscribe=("bad",))
+    assert peer.stream.errors == ()
+    assert peer.stream.synced_serial == 1
