@@ -121,6 +121,8 @@ class Front:
                 await writer.drain()
         except (ConnectionError, TimeoutError):
             pass
+        except asyncio.CancelledError:
+            pass  # the process ends and this is the task's root; asyncio would log each connection's cancellation as an error
         finally:
             self._connections -= 1
             writer.close()

