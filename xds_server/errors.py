@@ -2,7 +2,9 @@
 
     ServerError
     ├── PeerError      a proxy broke the protocol or sent something unreadable; only its stream ends
-    └── ListenError    an address cannot be listened on
+    ├── ListenError    an address cannot be listened on
+    ├── SourceError    the policies cannot be read
+    └── StoreError     Temporary | Permanent
 
 What a gRPC status or an exit code makes of them is decided where they are caught.
 """
@@ -18,3 +20,27 @@ class PeerError(ServerError):
 
 class ListenError(ServerError):
     """An address cannot be listened on."""
+
+
+class StoreError(ServerError):
+    """The store cannot do what it was asked; `hint` says how to mend it. Raised as one of its two kinds."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class TemporaryStoreError(StoreError):
+    """It may work again by itself (locked, full, away)."""
+
+
+class PermanentStoreError(StoreError):
+    """It will not, until a person does something (corrupt, of a newer version, in use by another)."""
+
+
+class SourceError(ServerError):
+    """The policies cannot be read; `hint` says how to mend it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint

@@ -33,7 +33,7 @@ from policies.rollout import (
 from policies.spec.policy import RolloutPolicy
 from xds_server.adapters.store import Conflict, Store
 from xds_server.errors import StoreError
-from xds_server.runtime.world import World
+from xds_server.runtime.ports import Delivering
 
 log = structlog.get_logger()
 
@@ -68,7 +68,7 @@ class Conductor:
         self,
         *,
         store: Store,
-        world: World,
+        world: Delivering,
         clock: Callable[[], float],
         decided: Callable[[Record], None],
         dropped: Callable[[str], None],

@@ -1,7 +1,7 @@
 """The processes of the demo: model servers, `crossfade serve`, a real Envoy; brought up in order, taken down in the reverse order.
 
-Everything listens on loopback, lives in one temporary folder, and is started from this Python's own environment. Envoy is drained before it is
-stopped: version 1.40 crashes on exit while a mirrored request is under way.
+Everything listens on loopback, lives in one temporary folder, and is started from this Python's own environment. Envoy is drained before
+it is stopped: version 1.40 crashes on exit while a mirrored request is under way.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ BUSY = 0.5
 TRIALS = 9
 DRAIN_S = 5.0
 
-Json = dict[str, "None | bool | int | float | str | list[Json] | Json"]
+Json = dict[str, "bool | int | float | str | list[Json] | Json | None"]
 
 
 @dataclass(slots=True)
@@ -230,8 +230,12 @@ class Backstage:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await self._http.post(f"{admin}/drain_listeners?graceful&skip_exit")
-                while requests_under_way((await self._http.get(f"{admin}/stats?filter=upstream_rq_active")).text):
-                    await asyncio.sleep(0.05)
+
+            async def quiet() -> bool:
+                return not requests_under_way((await self._http.get(f"{admin}/stats?filter=upstream_rq_active")).text)
+
+            with contextlib.suppress(DemoError):
+                await until(quiet, timeout_s=DRAIN_S, what="Envoy drained")
 
 
 def envoy_program() -> Path:

@@ -1,0 +1,110 @@
+"""What the API and the command line can ask of the running control plane: a port, implemented by the runtime.
+
+Neighbours: `http_api` speaks it over HTTP; `xds_server.runtime` implements it. Everything handed out is plain JSON in the shapes of
+`policies.report` (`crossfade status -o json`), made fresh for each call, so that nobody can reach into the state.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+JsonObject = dict[str, Json]
+
+VERBS = ("abort", "promote", "pause", "resume")
+"""What `act` can do now."""
+
+LATER_VERBS = ("start", "advance", "retry", "approve", "rollback", "freeze", "unfreeze")
+"""Verbs that are promised and not there yet: asking for one gets a clear answer."""
+
+HISTORY_MAX = 1000
+"""Decision records handed out at most in one answer."""
+
+
+class Fault(Enum):
+    """Why an act was not carried out. The value is the `code` of the error as the API says it."""
+
+    UNKNOWN_ROLLOUT = "unknown_rollout"
+    UNKNOWN_VERB = "unknown_verb"
+    REFUSED = "refused"
+    """The rollout is in a state in which the verb means nothing."""
+    STORE_UNAVAILABLE = "store_unavailable"
+    """The decision could not be saved, so it was not taken."""
+    NOT_READY = "not_ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether this process can do its work; `waiting_for` says what is missing, in words."""
+
+    ready: bool
+    waiting_for: tuple[str, ...] = ()
+
+
+class ActError(Exception):
+    """An act was not carried out; the state is unchanged."""
+
+    def __init__(self, fault: Fault, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.message = message
+        self.hint = hint
+
+
+class Control(Protocol):
+    """The running control plane."""
+
+    def rollouts(self) -> list[JsonObject]:
+        """Every rollout as `policies.report.report` writes it, in the order of their names."""
+        ...
+
+    def rollout(self, name: str) -> JsonObject | None:
+        """One rollout; None = there is none of that name."""
+        ...
+
+    async def history(self, name: str, last: int) -> list[JsonObject] | None:
+        """Its last decision records (`policies.report.record`), oldest first; None = there is no rollout of that name.
+
+        Args:
+            last: How many at most, 1 <= last <= HISTORY_MAX.
+        """
+        ...
+
+    def proxies(self) -> list[JsonObject]:
+        """Every connected proxy, and those that were turned away lately. Each row:
+
+        {"node", "cluster", "version", "peer", "group", "variant": "sotw"|"delta", "leased": bool, "connected_since": RFC 3339,
+        "sync": "NOT_SENT"|"SYNCED"|"STALE"|"ERROR", "types": [{"type": "CDS", "sync", "sent": version, "acked": version, "words"}],
+        "refused": words or null}
+        """
+        ...
+
+    def policy_errors(self) -> list[JsonObject]:
+        """Faults of the policy files as they are on disk now: [{file, line, column, path, message, expected, hint}]."""
+        ...
+
+    async def act(self, name: str, verb: str, *, reason: str, actor: str, idempotency_key: str, dry_run: bool) -> JsonObject:
+        """Carries a verb out and returns the decision record it caused, with `"dry_run": true` when nothing was changed.
+
+        Args:
+            idempotency_key: Acts with the key of an earlier one change nothing and return what that one did; "" = none.
+
+        Raises: ActError: If it was not carried out.
+        """
+        ...
+
+    def version(self) -> int:
+        """Grows with every change of anything above."""
+        ...
+
+    async def wait_change(self, since: int, timeout_s: float) -> int:
+        """The version as soon as it is not `since` any more, or after the time-out."""
+        ...
+
+    def health(self) -> Health:
+        """Ready = policies loaded, store reachable."""
+        ...
+
+    def metrics(self) -> bytes:
+        """All metrics in the OpenMetrics text format."""
+        ...
