@@ -198,10 +198,11 @@ def read(
         now: Seconds since the epoch.
         no_data_after_s: Silence of the candidate that makes NO_DATA [s].
     """
-    stable, candidate = state.seen.stable, state.seen.candidate
+    fits = _fits(gate, state)
+    stable, candidate = (state.seen.stable, state.seen.candidate) if fits else (NOTHING, NOTHING)
     enough = candidate.requests >= MIN_REQUESTS and (gate.metric is not Metric.ERROR_RATE or candidate.errors >= MIN_BAD)
     silent_s = max(now - (state.opened if state.seen.last_fresh is None else state.seen.last_fresh), 0.0)
-    if not _fits(gate, state):
+    if not fits:
         verdict = Verdict.ERROR
     elif silent_s >= no_data_after_s:
         verdict = Verdict.NO_DATA

@@ -83,6 +83,8 @@ class Conductor:
         self._queue: deque[tuple[str, Event, Waiter | None]] = deque()
         self._wake = asyncio.Event()
         self.entries: dict[str, Entry] = {}
+        self.kept: dict[str, bytes] = {}
+        self._kept_revisions: dict[str, int | None] = {}
         self.version = 0
         self.store_ok_at = clock()
         self.store_words = ""
@@ -126,6 +128,7 @@ class Conductor:
         """Reads every rollout from the store; leases and proxies are unknown, so each starts with `Restarted`."""
         for stored in await self._store.load_all():
             if stored.name.startswith("_"):
+                self.kept[stored.name], self._kept_revisions[stored.name] = stored.state, stored.revision
                 continue
             state = ROLLOUT.validate_json(stored.state)
             self.entries[stored.name] = Entry(state=state, revision=stored.revision, saved=state)
@@ -147,6 +150,17 @@ class Conductor:
             await self._apply(name, event)
         except StoreError as error:
             self._store_failed(error)
+
+    async def keep(self, name: str, value: bytes) -> None:
+        """Saves something of the runtime's own beside the rollouts; its name starts with "_"."""
+        if self.kept.get(name) == value:
+            return
+        try:
+            self._kept_revisions[name] = await self._store.commit(name, value, expected=self._kept_revisions.get(name), records=())
+        except (StoreError, Conflict) as error:
+            self._store_failed(error)
+            return
+        self.kept[name] = value
 
     async def run(self) -> None:
         """Works the queue for ever."""

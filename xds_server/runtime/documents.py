@@ -3,6 +3,7 @@
 A file is taken over whole or not at all, so a half-written tree never mixes two commits inside one file. Errors stay visible until mended.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +23,14 @@ class Documents:
     good: dict[str, bytes] = field(default_factory=dict)
     errors: tuple[SpecError, ...] = ()
     loaded: Loaded = field(default_factory=lambda: load({}))
+
+    def remember(self, kept: bytes) -> None:
+        """Takes over what an earlier process had in force (`to_bytes`)."""
+        if kept:
+            self.good = {file: text.encode("latin-1") for file, text in json.loads(kept).items()}
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({file: text.decode("latin-1") for file, text in sorted(self.good.items())}).encode()
 
     def take(self, texts: Mapping[str, bytes]) -> Loaded:
         """Takes a new set of files over, file by file."""

@@ -27,6 +27,7 @@ from xds_server.runtime.conductor import Conductor
 from xds_server.runtime.control import RuntimeControl
 from xds_server.runtime.documents import Documents
 from xds_server.runtime.world import World
+from xds_server.services import http_api
 from xds_server.services.access_log import access_log_methods
 from xds_server.services.ads import AdsHub, ProxyEvent
 from xds_server.services.load_report import load_report_methods
@@ -41,6 +42,9 @@ TICK_S = 0.5
 PROBE_S = 1.0
 CHECKPOINT_S = 1.0
 HEARTBEAT_S = 0.2
+
+GOOD_TEXTS = "_policies"
+"""Name in the store of the policy files in force: a file that is broken at the next start has its last good text."""
 
 
 class Server:
@@ -68,6 +72,11 @@ class Server:
         self.source_words = ""
         self.ready = False
         self.beats: dict[tuple[str, str], float] = {}
+        self.held: frozenset[str] = frozenset()
+
+    def holds(self, rollout: str) -> bool:
+        """Whether a lease of this rollout is being renewed."""
+        return rollout in self.held
 
     def methods(self) -> tuple[Method, ...]:
         return (
@@ -79,23 +88,20 @@ class Server:
     async def start(self) -> None:
         """Loads what was, reads the policies and renders the first snapshots."""
         await self.conductor.load()
-        remembered = await self.control.remembered_texts()
-        self.documents.good = dict(remembered)
+        self.documents.remember(self.conductor.kept.get(GOOD_TEXTS, b""))
         await self.take_policies(await self.directory.read())
         self.hub.ready()
         self.ready = True
 
     async def take_policies(self, texts: Mapping[str, bytes]) -> None:
         """Puts a new set of files in force, as far as it is good."""
-        before = self.documents.good
         loaded = self.documents.take(texts)
         for error in self.documents.errors:
             log.warning("policy.broken", file=error.file, line=error.line, path=error.path, error=error.message)
         self.world.set_proxies(loaded.proxies)
         policies: dict[str, RolloutPolicy] = {policy.name: policy for policy in loaded.rollouts}
         await self.conductor.apply_policies(policies)
-        if self.documents.good != before or not self.ready:
-            await self.control.remember_texts(self.documents.good)
+        await self.conductor.keep(GOOD_TEXTS, self.documents.to_bytes())
         self.conductor.touch()
 
     # Loops.
@@ -145,14 +151,15 @@ class Server:
             await asyncio.sleep(HEARTBEAT_S)
             now = time.time()
             leases = self.world.leases()
+            held: set[str] = set()
             for place, (ttl_s, rollouts) in leases.items():
                 if now - self.conductor.store_ok_at > max(ttl_s, 2 * CHECKPOINT_S) and self.conductor.store_words:
                     continue
+                held.update(rollouts)
                 if now - self.beats.get(place, 0.0) >= ttl_s / 3:
                     self.beats[place] = now
                     self.world.heartbeat(*place)
-                    for rollout in rollouts:
-                        self.metrics.lease_held(rollout, held=True)
+            self.held = frozenset(held)
             self.beats = {place: at for place, at in self.beats.items() if place in leases}
 
     # What others tell us.
@@ -195,13 +202,13 @@ async def serve(config: ServeConfig) -> int:
     try:
         server = Server(config, store)
         transport = GrpcTransport(server.methods())
-        api = web.Api(server.control, config.api)
-        api.bind()
+        api = web.Api(http_api.app(server.control), config.api)
+        bound = api.bind()
         await server.start()
-        await transport.serve(config.xds)
+        xds_port = await transport.serve(config.xds)
         gc.freeze()
         gc.set_threshold(100_000, 50, 1000)
-        log.info("server.ready", xds=config.xds, api=config.api, policies=config.policies, store=config.store)
+        log.info("server.ready", xds_port=xds_port, api_port=bound, policies=str(config.policies), store=config.store)
         await _until_stopped(server, api)
         await transport.stop()
     finally:

@@ -71,8 +71,9 @@ class Control(Protocol):
         ...
 
     def proxies(self) -> list[JsonObject]:
-        """Every connected proxy, and those that were turned away lately. Each row:
+        """Every connected proxy, and those that were turned away lately.
 
+        Each row:
         {"node", "cluster", "version", "peer", "group", "variant": "sotw"|"delta", "leased": bool, "connected_since": RFC 3339,
         "sync": "NOT_SENT"|"SYNCED"|"STALE"|"ERROR", "types": [{"type": "CDS", "sync", "sent": version, "acked": version, "words"}],
         "refused": words or null}

@@ -149,6 +149,7 @@ class Backstage:
         """Chooses the rate by what this machine can do now: eight requests a second on two free cores."""
         times = sorted([(await self._ask(number)).total_ms / 1000 for number in range(TRIALS)])
         rate_per_s = min(RATE_MOST_PER_S, max(RATE_LEAST_PER_S, BUSY / max(quantile(times, 0.5), 0.001)))
+        self.load.close()
         self.load = Load(
             Plan(host="127.0.0.1", port=self.traffic_port, authority=scenarios.HOST, rate_per_s=round(rate_per_s, 1)),
         )
@@ -214,6 +215,7 @@ class Backstage:
     async def close(self) -> None:
         """Ends everything; never raises for a process that is already gone."""
         self.load.stop()
+        self.load.close()
         if self.envoy is not None:
             await self._drain()
             await self.envoy.stop()

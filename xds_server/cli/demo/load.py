@@ -125,9 +125,13 @@ class Load:
                     running.add(task)
                     task.add_done_callback(running.discard)
         finally:
-            for _, writer in self._idle:
-                writer.close()
-            self._idle.clear()
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of the connections kept for the next requests."""
+        for _, writer in self._idle:
+            writer.close()
+        self._idle.clear()
 
     async def _until(self, due: float) -> bool:
         """Waits; False = stopped meanwhile."""

@@ -72,10 +72,8 @@ async def _set_up(backstage: Backstage, teller: Teller) -> None:
     await backstage.start_envoy()
     await backstage.calibrate()
     plan = backstage.load.plan
-    teller.line(
-        "set up",
-        f"a real Envoy takes requests on port {plan.port}: {plan.users} users ask {plan.rate_per_s:g} questions a second, answers are streamed",
-    )
+    asked = f"{plan.users} users ask {plan.rate_per_s:g} questions a second, answers are streamed"
+    teller.line("set up", f"a real Envoy takes requests on port {plan.port}: {asked}")
 
 
 async def _perform(backstage: Backstage, acts: tuple[Act, ...], teller: Teller, *, keep: bool) -> int:

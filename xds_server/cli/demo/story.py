@@ -39,7 +39,7 @@ BEFORE_FAULT_S = 3.0
 BEFORE_FAULT_REQUESTS = 3
 
 FINAL = ("promoted", "reverted")
-SHOWN = frozenset({"started", "entered", "advanced", "held", "resumed", "promoted", "reverted", "restarted", "paused"})
+SHOWN = frozenset({"started", "entered", "advanced", "held", "resumed", "promoted", "reverted", "completed", "edited", "paused"})
 
 
 class Stage(Protocol):
@@ -138,6 +138,8 @@ class Story:
                     ripe_at = ripe_at or time.monotonic() + BEFORE_FAULT_S
                     if time.monotonic() >= ripe_at:
                         await self._strike(report, report.act.fault)
+            else:
+                await self._check_policies()
             await asyncio.sleep(LOOK_S)
         report.missed = f"the rollout did not end within {ACT_S:.0f} s; it is {report.phase or 'not started'}"
 
@@ -253,6 +255,12 @@ class Story:
         return lines
 
     # Reading the API.
+
+    async def _check_policies(self) -> None:
+        """Raises: DemoError: If the server refuses the policy files."""
+        errors = (await self._stage.get("/v1/rollouts")).get("policy_errors")
+        if errors:
+            raise DemoError(f"crossfade refuses the demo's policy: {str(errors)[:1000]}")
 
     async def _status(self) -> Json:
         return await self._stage.get(f"/v1/rollouts/{ROLLOUT}")

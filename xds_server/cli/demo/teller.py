@@ -21,6 +21,7 @@ STYLES = {
     "resumed": "cyan",
     "promoted": "bold green",
     "reverted": "bold magenta",
+    "completed": "green",
     "observed": "bold",
     "failed": "bold red",
 }
@@ -100,7 +101,7 @@ class Teller:
             for number, column in enumerate(columns):
                 table.add_column(column, justify="right" if number else "left")
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(Text, row))
             self._console.print(table)
         else:
             widths = [max(len(row[number]) for row in (columns, *rows)) for number in range(len(columns))]
