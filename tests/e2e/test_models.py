@@ -73,7 +73,7 @@ class World:
 
         await until(quiet, timeout_s=PATIENCE_S, what="models quiet")
 
-    def load(self, rate_per_s: float = 6.0, **more) -> Load:
+    def load(self, rate_per_s: float = 10.0, **more) -> Load:
         return Load(Plan(host="127.0.0.1", port=self.port, authority="chat.demo", rate_per_s=rate_per_s, timeout_s=PATIENCE_S, **more))
 
 

@@ -11,10 +11,10 @@ from policies import wish
 from policies.evidence import Block
 from policies.rollout import Commanded, Delivered, Delivery, EvidenceArrived, Mode, Pods, PodsProbed, Record, Ticked, Verb
 from policies.traffic import Traffic
+from tests.making import counts
 from xds_server.adapters.store import Conflict, Stored
 from xds_server.errors import TemporaryStoreError
 from xds_server.runtime.conductor import Conductor
-from tests.making import counts
 
 
 class Crash(Exception):

@@ -123,7 +123,9 @@ class SqliteStore:
     def _said(self, error: sqlite3.Error) -> StoreError:
         words = str(error)
         if "locked" in words or "busy" in words:
-            return TemporaryStoreError(f"store {self.path} is in use by another process", "stop the other crossfade, or choose another file")
+            return TemporaryStoreError(
+                f"store {self.path} is in use by another process", "stop the other crossfade, or choose another file"
+            )
         if isinstance(error, sqlite3.OperationalError):
             return TemporaryStoreError(f"store {self.path}: {words}", "check space and permissions of the file and its directory")
         return PermanentStoreError(
@@ -135,9 +137,7 @@ def _save(db: sqlite3.Connection, name: str, state: bytes, expected: int | None)
     if expected is None:
         cursor = db.execute("INSERT INTO states VALUES (?, 1, ?) ON CONFLICT (name) DO NOTHING", (name, state))
     else:
-        cursor = db.execute(
-            "UPDATE states SET revision = revision + 1, state = ? WHERE name = ? AND revision = ?", (state, name, expected)
-        )
+        cursor = db.execute("UPDATE states SET revision = revision + 1, state = ? WHERE name = ? AND revision = ?", (state, name, expected))
     if cursor.rowcount != 1:
         raise Conflict(f"{name}: expected revision {expected}")
     return (expected or 0) + 1

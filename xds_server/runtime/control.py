@@ -36,7 +36,9 @@ class RuntimeControl:
             return None
         status = report.report(entry.state, now=time.time(), held=self._server.holds(name))
         status["gap"] = self._server.collector.gap(name)
-        status["policy_errors"] = [error["message"] for error in self.policy_errors() if error["file"] == self._server.documents.file_of(name)]
+        status["policy_errors"] = [
+            error["message"] for error in self.policy_errors() if error["file"] == self._server.documents.file_of(name)
+        ]
         return status
 
     async def history(self, name: str, last: int) -> list[JsonObject] | None:

@@ -28,10 +28,9 @@ from xds_server.runtime.control import RuntimeControl
 from xds_server.runtime.documents import Documents
 from xds_server.runtime.world import World
 from xds_server.services import http_api
-from xds_server.services.access_log import access_log_methods
 from xds_server.services.ads import AdsHub, ProxyEvent
-from xds_server.services.load_report import load_report_methods
 from xds_server.services.metrics import Metrics
+from xds_server.services.telemetry import telemetry_methods
 
 log = structlog.get_logger()
 
@@ -81,8 +80,7 @@ class Server:
     def methods(self) -> tuple[Method, ...]:
         return (
             *self.hub.methods(),
-            *access_log_methods(self.collector.access_log),
-            *load_report_methods(self.collector.load_report),
+            *telemetry_methods(access_log=self.collector.access_log, load_report=self.collector.load_report),
         )
 
     async def start(self) -> None:

@@ -39,10 +39,9 @@ class World:
     """All groups; changes are collected and go out with `flush`."""
 
     def __init__(self, hub: AdsHub, own: Callable[[Mapping[str, Owner]], None], complain: Callable[[str, tuple[str, ...]], None]) -> None:
-        """
-        Args:
-            own: Is told which cluster belongs to which rollout and version, for the attribution of evidence.
-            complain: Is told the group and the faults of a snapshot that was not published.
+        """Args:
+        own: Is told which cluster belongs to which rollout and version, for the attribution of evidence.
+        complain: Is told the group and the faults of a snapshot that was not published.
         """
         self._hub = hub
         self._own = own

@@ -1,0 +1,159 @@
+"""Access logs and load reports of all proxies -> blocks of evidence per rollout.
+
+Fed from the stream services by plain calls, emptied by the runtime in its rhythm. Nothing an Envoy sends can make it grow: clusters nobody owns
+are counted and dropped, request ids are kept in a bounded window, histograms have a fixed grid.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+
+from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
+
+from policies.evidence import LATENCY_BINS, Block, Counts, latency_bin
+from xds_server.evidence.audit import Audit
+from xds_server.evidence.classify import Failure, Observation, Skip, classify
+from xds_server.resources.names import Owner
+
+IDS_MAX = 16_384
+"""Request ids of failed requests remembered, so that a failed attempt and its fallback count once."""
+
+
+class _Tally:
+    """Counts of one variant in the open block."""
+
+    __slots__ = ("broken", "errors", "fallbacks", "latency", "no_host", "requests", "statuses", "ttft")
+
+    def __init__(self) -> None:
+        self.requests = self.errors = self.fallbacks = self.broken = self.no_host = 0
+        self.latency: dict[int, int] = {}
+        self.ttft: dict[int, int] = {}
+        self.statuses: dict[str, int] = {}
+
+    def add(self, seen: Observation) -> None:
+        place = LATENCY_BINS - 1 if seen.latency_ms is None else latency_bin(seen.latency_ms)
+        self.latency[place] = self.latency.get(place, 0) + 1
+        self.statuses[seen.status] = self.statuses.get(seen.status, 0) + 1
+        if seen.cancelled:
+            return
+        self.requests += 1
+        if seen.ttft_ms is not None:
+            first = latency_bin(seen.ttft_ms)
+            self.ttft[first] = self.ttft.get(first, 0) + 1
+        if seen.failure is not None:
+            self.errors += 1
+            self.fallbacks += seen.failure is Failure.FALLBACK
+            self.broken += seen.failure is Failure.BROKEN
+            self.no_host += seen.failure is Failure.NO_HOST
+
+    def lost(self, requests: int, errors: int) -> None:
+        """Requests that only the load report saw: how long they took is not known."""
+        self.requests += requests
+        self.errors += min(errors, requests)
+        self.statuses["lost"] = self.statuses.get("lost", 0) + requests
+
+    def counts(self) -> Counts:
+        return Counts(
+            requests=self.requests,
+            errors=self.errors,
+            fallbacks=self.fallbacks,
+            broken=self.broken,
+            no_host=self.no_host,
+            latency=tuple(sorted(self.latency.items())),
+            ttft=tuple(sorted(self.ttft.items())),
+            statuses=tuple(sorted(self.statuses.items())),
+        )
+
+
+class _Open:
+    """The open block of one rollout."""
+
+    __slots__ = ("lost", "shadows", "start", "users")
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.users: dict[str, _Tally] = {}
+        self.shadows: dict[str, _Tally] = {}
+        self.lost = 0
+
+
+class Collector:
+    """All evidence that arrived and was not yet judged."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._owners: Mapping[str, Owner] = {}
+        self._open: dict[str, _Open] = {}
+        self._failed: OrderedDict[str, None] = OrderedDict()
+        self._audit = Audit()
+        self.entries_total = 0
+        self.dropped: dict[str, int] = {}
+
+    def own(self, owners: Mapping[str, Owner]) -> None:
+        """Replaces what is known of whose traffic each cluster carries."""
+        self._owners = owners
+        self._audit.keep(owners.keys())
+
+    def access_log(self, message: bytes) -> None:
+        """One `StreamAccessLogsMessage`. Raises: google.protobuf.message.DecodeError."""
+        now = self._clock()
+        for entry in StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
+            self.entries_total += 1
+            seen = classify(entry, self._owners)
+            if isinstance(seen, Skip):
+                self._drop(seen.value)
+                if seen is Skip.SHADOW_CUT:
+                    self._audit.logged(entry.common_properties.upstream_cluster, error=False)
+                continue
+            if entry.common_properties.upstream_cluster:
+                self._audit.logged(entry.common_properties.upstream_cluster, error=seen.failure is Failure.STATUS)
+            if seen.once and self._again(seen.once):
+                continue
+            self._tally(seen.rollout, seen.identity, shadow=seen.shadow, now=now).add(seen)
+
+    def load_report(self, message: bytes) -> None:
+        """One `LoadStatsRequest`. Raises: google.protobuf.message.DecodeError."""
+        now = self._clock()
+        for stats in LoadStatsRequest.FromString(message).cluster_stats:
+            if stats.cluster_name in self._owners:
+                finished = sum(each.total_successful_requests + each.total_error_requests for each in stats.upstream_locality_stats)
+                errors = sum(each.total_error_requests for each in stats.upstream_locality_stats)
+                self._audit.reported(stats.cluster_name, finished, errors, now=now)
+
+    def close(self, now: float) -> Iterator[tuple[str, Block]]:
+        """Closes the open block of every rollout that something arrived for."""
+        for name, requests, errors in self._audit.missing(now):
+            owner = self._owners.get(name)
+            if owner is not None and not owner.composite:
+                self._tally(owner.rollout, owner.identity, shadow=owner.audience == "shadow", now=now).lost(requests, errors)
+                self._open[owner.rollout].lost += requests
+        closing, self._open = self._open, {}
+        for rollout, block in closing.items():
+            users = {identity: tally.counts() for identity, tally in block.users.items()}
+            shadows = {identity: tally.counts() for identity, tally in block.shadows.items()}
+            yield rollout, Block(start=block.start, end=now, users=users, shadows=shadows, lost=block.lost)
+
+    def gap(self, rollout: str) -> float:
+        """The worst part of a rollout's requests that load reports counted and the access log did not bring, lately."""
+        return max((self._audit.gap(name) for name, owner in self._owners.items() if owner.rollout == rollout), default=0.0)
+
+    def _tally(self, rollout: str, identity: str, *, shadow: bool, now: float) -> _Tally:
+        block = self._open.get(rollout)
+        if block is None:
+            block = self._open[rollout] = _Open(now)
+        side = block.shadows if shadow else block.users
+        tally = side.get(identity)
+        if tally is None:
+            tally = side[identity] = _Tally()
+        return tally
+
+    def _again(self, request_id: str) -> bool:
+        if request_id in self._failed:
+            return True
+        self._failed[request_id] = None
+        if len(self._failed) > IDS_MAX:
+            self._failed.popitem(last=False)
+        return False
+
+    def _drop(self, what: str) -> None:
+        self.dropped[what] = self.dropped.get(what, 0) + 1
