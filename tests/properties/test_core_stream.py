@@ -56,7 +56,7 @@ class Streams(RuleBasedStateMachine):
         self.nonces = set()
         self.sent = {}
         self.nacked = {}
-        self.wishes = Counter()
+        self.wishes, self.wishes_at_send = Counter(), Counter()
         self.publish({})
 
     # What happens in the world.
@@ -139,7 +139,9 @@ class Streams(RuleBasedStateMachine):
             if request.error is not None:
                 now = {name: each.version for name, each in self.snapshot.of(request.type_url).items()}
                 rejected = {name: version for name, version in self.sent[request.type_url].items() if now.get(name) == version}
-                self.nacked |= {(request.type_url, name, self.wishes[request.type_url]): version for name, version in rejected.items()}
+                self.nacked |= {
+                    (request.type_url, name, self.wishes_at_send[request.type_url]): version for name, version in rejected.items()
+                }
         self.stream.receive(request, now=float(self.serial))
         self.take(self.stream.offer(self.snapshot, now=float(self.serial)))
 
@@ -152,6 +154,7 @@ class Streams(RuleBasedStateMachine):
             if self.variant is Variant.DELTA or url not in FULL:
                 again = [each.name for each in response.resources if self.nacked.get((url, each.name, self.wishes[url])) == each.version]
                 assert not again, "rejected content was sent again"
+            self.wishes_at_send[url] = self.wishes[url]
             self.sent[url] = {each.name: each.version for each in response.resources}
             self.nonces.add((url, response.nonce))
             self.unanswered[url] = response.nonce

@@ -1,67 +1,88 @@
-"""The store port: where rollouts' states and decision records are kept, by compare-and-set.
+"""The store port: what every rollout was decided to be, kept with compare-and-set, and a bounded history beside it.
 
-A state is opaque bytes under a name with a revision; whoever saves names the revision it read, and loses with `Conflict` if another was faster.
-Implementations: `store_sqlite` (one file), `store_memory` (tests and demos). One contract suite proves both.
+The runtime consumes it; `store_sqlite` and `store_memory` implement it and pass one contract suite (`tests/contract/test_store.py`).
+States and records are opaque bytes here. Nothing is half done: each call is one transaction, and returns only when it is durable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from xds_server.errors import PermanentStoreError
+from xds_server.errors import PermanentStoreError, StoreError
 
-RECORDS_MAX = 1000
-"""Decision records kept per rollout; the oldest go first."""
+RECORDS_MAX: Final = 1000
+"""Records kept per name; the oldest go first."""
+
+Record = tuple[bytes, float]
+"""(content, when [s since the epoch, UTC])."""
+
+Save = tuple[str, bytes, int | None]
+"""(name, state, expected revision); None = must not exist yet."""
 
 
-class Conflict(Exception):  # noqa: N818 - an answer of compare-and-set, not a fault
-    """Another writer was faster: the expected revision is not the stored one."""
+class Conflict(StoreError):  # noqa: N818 - the outcome of a compare-and-set, named as such
+    """Somebody else saved first: nothing was written. Read again and decide again.
+
+    It names the state in its message and carries no value: whoever lost must not build on what it had.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One state as stored; `revision` >= 1 grows by one with each save."""
+    """One state. `revision` grows by one with every save of this name, from 1."""
 
     name: str
     revision: int
     state: bytes
 
 
-Save = tuple[str, bytes, int | None]
-"""(name, state, expected revision; None = must not exist yet)."""
-
-
 class Store(Protocol):
-    """All methods may raise TemporaryStoreError or PermanentStoreError; the saving ones also Conflict, and then nothing was written."""
+    """Raises: StoreError: From every method; Conflict where a revision is expected."""
 
-    async def load_all(self) -> list[Stored]: ...
-
-    async def save_many(self, batch: Sequence[Save]) -> list[int]:
-        """Saves all or none; returns the new revisions."""
+    async def load_all(self) -> list[Stored]:
+        """All states, by name."""
         ...
 
-    async def commit(self, name: str, state: bytes, *, expected: int | None, records: Sequence[tuple[bytes, float]]) -> int:
-        """Saves a state and appends its (record, time) pairs in one transaction; returns the new revision."""
+    async def save(self, name: str, state: bytes, *, expected: int | None) -> int:
+        """Saves if the current revision is `expected` (None: if there is none yet); returns the new revision."""
         ...
 
-    async def records(self, name: str, last: int) -> list[bytes]:
-        """The newest `last` records of a rollout, oldest first."""
+    async def save_many(self, saves: Iterable[Save]) -> list[int]:
+        """All of them or none; returns the new revisions in order."""
         ...
 
-    async def close(self) -> None: ...
+    async def commit(self, name: str, state: bytes, *, expected: int | None, records: Sequence[Record] = ()) -> int:
+        """A state and the records of how it came about, together or not at all; returns the new revision."""
+        ...
+
+    async def append_record(self, name: str, record: bytes, at: float) -> None:
+        """Adds to the history of a name; beyond `RECORDS_MAX` the oldest is forgotten."""
+        ...
+
+    async def records(self, name: str, last: int) -> list[Record]:
+        """The newest `last` records, oldest first; `last` <= 0 gives none."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Forgets a state and its history; unknown names are fine."""
+        ...
+
+    async def close(self) -> None:
+        """Everything saved stays; later calls raise StoreError. Closing twice is fine."""
+        ...
 
 
-async def open_store(url: str) -> Store:
+async def open_store(where: str) -> Store:
     """Opens `sqlite:PATH` or `memory:`.
 
-    Raises: PermanentStoreError: If the url is of no known kind or the store cannot be used.
+    Raises: PermanentStoreError: If it cannot be used, with the reason and how to mend it.
     """
-    from xds_server.adapters.store_memory import MemoryStore  # noqa: PLC0415 - implementations know this module
-    from xds_server.adapters.store_sqlite import SqliteStore  # noqa: PLC0415
+    from xds_server.adapters.store_memory import MemoryStore  # noqa: PLC0415 - the implementations import this port
+    from xds_server.adapters.store_sqlite import open_sqlite  # noqa: PLC0415
 
-    kind, _, rest = url.partition(":")
-    if kind == "memory":
+    kind, separator, rest = where.partition(":")
+    if kind == "memory" and separator:
         return MemoryStore()
     if kind == "sqlite" and rest:
-        return await SqliteStore.open(rest)
-    raise PermanentStoreError(f"unknown store {url!r}", "use sqlite:PATH or memory:")
+        return await open_sqlite(rest)
+    raise PermanentStoreError(f"store {where!r} is not understood; hint: use `sqlite:PATH` or `memory:`")

@@ -179,7 +179,7 @@ class _World:
             names = tuple(sorted(answered.fresh))
             return Nacked(type_url=self.row.url, version=answered.version, message=self.error, resources=names)
         still = {} if answered.full else self.rejected
-        self.rejected = {name: version for name, version in still.items() if version and name not in answered.names}
+        self.rejected = {name: version for name, version in still.items() if name not in answered.names}
         if not self.rejected:
             self.error = ""
         self.acked_version = answered.version
@@ -200,12 +200,16 @@ class _World:
         for name in self.asked:
             if name in desired:
                 send[name] = desired[name]
-        return _Plan(
+        plan = _Plan(
             send=send,
             gone=tuple(sorted(name for name in self.known if name not in desired)),
             absent=tuple(sorted(name for name in self.asked if name not in desired and name not in self.known)),
             owed=self.owed,
         )
+        if plan:  # removals that were rejected along with something else go again with the next change
+            doubtful = {name for name, version in self.rejected.items() if not version and name not in desired}
+            plan.gone = tuple(sorted(doubtful.union(plan.gone)))
+        return plan
 
     def progress(self) -> Progress:
         if self.rejected or self.error:

@@ -11,6 +11,23 @@ from typing import Protocol
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 JsonObject = dict[str, Json]
 
+PHASES = (
+    "idle",
+    "running",
+    "holding",
+    "waiting_approval",
+    "waiting_capacity",
+    "paused",
+    "frozen",
+    "reverting",
+    "reverted",
+    "promoting",
+    "baking",
+    "promoted",
+    "invalid",
+)
+"""Every word `phase` can be in the status."""
+
 VERBS = ("abort", "promote", "pause", "resume")
 """What `act` can do now."""
 
@@ -77,6 +94,14 @@ class Control(Protocol):
         {"node", "cluster", "version", "peer", "group", "variant": "sotw"|"delta", "leased": bool, "connected_since": RFC 3339,
         "sync": "NOT_SENT"|"SYNCED"|"STALE"|"ERROR", "types": [{"type": "CDS", "sync", "sent": version, "acked": version, "words"}],
         "refused": words or null}
+        """
+        ...
+
+    def groups(self) -> list[JsonObject]:
+        """Every Proxies document in force, with what an Envoy must say to be of its group.
+
+        Each row: {"name", "select": {"cluster", "node_id", "metadata": {path: value}}, "listeners": [{"name", "address", "port"}]}; what a
+        selector leaves out is null.
         """
         ...
 

@@ -7,18 +7,20 @@ grow memory: bodies, watchers and answers are bounded, and a slow watcher skips 
 Neighbours: `control` is the port; the runtime serves the app.
 """
 
+import asyncio
+import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Send
 
 from xds_server.services.control import HISTORY_MAX, LATER_VERBS, VERBS, ActError, Control, Fault, Json, JsonObject
 from xds_server.services.metrics import CONTENT_TYPE_LATEST
@@ -27,6 +29,9 @@ BODY_MAX_BYTES = 64 * 1024
 WATCHERS_MAX = 64
 HEARTBEAT_S = 5.0
 """A watcher hears something at least this often [s]; a client that left is noticed as fast."""
+
+STUCK_S = 30.0
+"""A watcher that does not read for so long is let go [s]."""
 
 HISTORY_DEFAULT = 20
 TEXT_MAX = {"reason": 2000, "actor": 200, "idempotency_key": 200}
@@ -94,7 +99,7 @@ def app(control: Control) -> Starlette:
             Route("/healthz", api.healthz),
             Route("/readyz", api.readyz),
         ],
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _bug},
+        exception_handlers={ApiError: _api_error, ActError: _act_error, HTTPException: _http_error, Exception: _bug},
     )
 
 
@@ -148,19 +153,20 @@ class _Api:
 
     # Watching.
 
-    async def watch(self, request: Request) -> Response:
+    async def watch(self, _: Request) -> Response:
         if self._watchers >= WATCHERS_MAX:
             raise ApiError(503, "too_many_watchers", f"{WATCHERS_MAX} clients are watching already", hint="poll GET /v1/rollouts instead")
-        return _Events(partial(self._events, request), headers={**_HEADERS, "X-Accel-Buffering": "no"}, media_type="text/event-stream")
+        return _Watch(self._tell)
 
-    async def _events(self, request: Request) -> AsyncIterator[bytes]:
+    async def _tell(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Sends the state now and after every change, until cancelled. Only the newest: what a client was too slow for is skipped."""
         self._watchers += 1
         try:
             version = self._control.version()
-            yield self._event(version)
-            while not await request.is_disconnected():
+            await send(self._event(version))
+            while True:
                 newer = await self._control.wait_change(version, HEARTBEAT_S)
-                yield b": alive\n\n" if newer == version else self._event(newer)
+                await send(b": alive\n\n" if newer == version else self._event(newer))
                 version = newer
         finally:
             self._watchers -= 1
@@ -174,7 +180,9 @@ class _Api:
     # Acting.
 
     async def no_verb(self, request: Request) -> Response:
-        raise ApiError(405, "method_not_allowed", "a POST needs a verb", hint=f"POST {request.url.path}:VERB, VERB one of {', '.join(VERBS)}")
+        raise ApiError(
+            405, "method_not_allowed", "a POST needs a verb", hint=f"POST {request.url.path}:VERB, VERB one of {', '.join(VERBS)}"
+        )
 
     async def act(self, request: Request) -> Response:
         _same_origin(request)
@@ -192,16 +200,125 @@ class _Api:
         return _json(record)
 
 
-class _Events(StreamingResponse):
-    """A stream whose source is made when it starts, so that its `finally` runs for certain; a client that left is no error."""
+class _Watch(StreamingResponse):
+    """Server-sent events written by `tell`; ends when the client leaves or does not read for `STUCK_S`, and neither is an error."""
 
-    def __init__(self, source: partial[AsyncIterator[bytes]], *, headers: dict[str, str], media_type: str) -> None:
-        super().__init__(source(), headers=headers, media_type=media_type)
+    def __init__(self, tell: Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]) -> None:
+        super().__init__((), headers={**_HEADERS, "X-Accel-Buffering": "no"}, media_type="text/event-stream")
+        self._tell = tell
 
-    async def stream_response(self, send: "Send") -> None:
-        try:
-            await super().stream_response(send)
-        except (OSError, ClientDisconnect):
-            pass
-        finally:
-            await self.body_iterator.aclose()
+    async def stream_response(self, send: Send) -> None:
+        async def write(body: bytes) -> None:
+            async with asyncio.timeout(STUCK_S):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        with contextlib.suppress(OSError, TimeoutError):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._tell(write)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _same_origin(request: Request) -> None:
+    """A browser says which page sends a POST; only our own may."""
+    origin = request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        raise ApiError(
+            403, "cross_origin", "acts are not taken from pages of another origin", hint="use `crossfade`, or a client of your own"
+        )
+
+
+def _checked(name: str) -> str:
+    if not NAME.match(name):
+        raise ApiError(400, "bad_name", f"{name[:100]!r} is not a rollout name", hint="lower-case letters, digits and '-', at most 63")
+    return name
+
+
+def _unknown(name: str) -> ApiError:
+    return ApiError(404, Fault.UNKNOWN_ROLLOUT.value, f"there is no rollout {name!r}", hint="GET /v1/rollouts lists them")
+
+
+def _known_verb(verb: str) -> None:
+    hint = f"one of {', '.join(VERBS)}"
+    if verb in LATER_VERBS:
+        raise ApiError(404, Fault.UNKNOWN_VERB.value, f"{verb} is not supported yet", hint=hint)
+    if verb not in VERBS:
+        raise ApiError(404, Fault.UNKNOWN_VERB.value, f"there is no verb {verb[:100]!r}", hint=hint)
+
+
+def _last(text: str | None) -> int:
+    if text is None:
+        return HISTORY_DEFAULT
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= HISTORY_MAX):
+        raise ApiError(400, "bad_request", f"last={text[:100]} is not a number of records", hint=f"1 to {HISTORY_MAX}")
+    return int(text)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_MAX_BYTES:
+            raise ApiError(413, "too_large", f"the body is larger than {BODY_MAX_BYTES} bytes", hint="an act needs a reason, not a novel")
+    return bytes(body)
+
+
+def _parse_act(body: bytes) -> _Act:
+    hint = 'such as {"reason": "bad answers", "idempotency_key": "42", "dry_run": false}'
+    try:
+        found = json.loads(body) if body.strip() else {}
+    except (ValueError, RecursionError):
+        raise ApiError(400, "bad_json", "the body is not JSON", hint=hint) from None
+    if not isinstance(found, dict):
+        raise ApiError(400, "bad_request", "the body is not a JSON object", hint=hint)
+    if isinstance(found.get("reason"), str):
+        found["reason"] = " ".join(found["reason"].split())
+    for key, value in found.items():
+        if key == "dry_run":
+            if not isinstance(value, bool):
+                raise ApiError(400, "bad_request", "dry_run is not true or false", hint=hint)
+        elif key not in TEXT_MAX:
+            raise ApiError(400, "bad_request", f"unknown key {key[:100]!r}", hint=f"known: {', '.join([*TEXT_MAX, 'dry_run'])}")
+        elif not isinstance(value, str) or len(value) > TEXT_MAX[key] or not value.isprintable():
+            raise ApiError(400, "bad_request", f"{key} is not a line of text of at most {TEXT_MAX[key]} characters", hint=hint)
+    return _Act(**found)
+
+
+# Answers.
+
+
+def _dump(value: Json) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _json(value: Json, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(_dump(value), status_code=status, media_type="application/json", headers={**_HEADERS, **(headers or {})})
+
+
+def _error(status: int, code: str, message: str, hint: str, headers: Mapping[str, str] | None = None) -> Response:
+    return _json({"error": {"code": code, "message": message, "hint": hint}}, status=status, headers=headers)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _error(error.status, error.code, error.message, error.hint)
+
+
+async def _act_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ActError)
+    return _error(HTTP_STATUS[error.fault], error.fault.value, error.message, error.hint)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    code, message = {
+        404: ("not_found", f"there is nothing at {path}"),
+        405: ("method_not_allowed", f"{request.method[:20]} is not possible at {path}"),
+    }.get(error.status_code, ("http", error.detail))
+    return _error(error.status_code, code, message, "GET / lists what there is", error.headers)
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    return _error(500, "bug", "an error of the server; its log has it", "please report it with the log")

@@ -12,26 +12,9 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from xds_server.core.facts import Variant
 from xds_server.core.types import BY_URL, short
 from xds_server.services.ads import Connected, Disconnected, Nacked, ProxyEvent, Refused
-from xds_server.services.control import Json, JsonObject
+from xds_server.services.control import PHASES, Json, JsonObject
 
-__all__ = ["CONTENT_TYPE_LATEST", "PHASES", "Metrics"]
-
-PHASES = (
-    "idle",
-    "running",
-    "holding",
-    "waiting_approval",
-    "waiting_capacity",
-    "paused",
-    "frozen",
-    "reverting",
-    "reverted",
-    "promoting",
-    "baking",
-    "promoted",
-    "invalid",
-)
-"""Every word `phase` can be in the status."""
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "NO_DATA", "ERROR")
 
@@ -168,7 +151,8 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Everything in the OpenMetrics text format (`CONTENT_TYPE_LATEST`)."""
-        return generate_latest(self._registry)
+        written: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
+        return written
 
 
 def _type(type_url: str) -> str:

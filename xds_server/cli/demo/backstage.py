@@ -32,7 +32,7 @@ START_S = 60.0
 
 RATE_MOST_PER_S = 8.0
 RATE_LEAST_PER_S = 3.0
-BUSY = 0.5
+BUSY = 0.7
 """Part of one model's time that the load may take."""
 
 TRIALS = 9

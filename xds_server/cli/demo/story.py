@@ -224,10 +224,10 @@ class Story:
         for name in (act.stable, act.candidate):
             served = self._served(report, name)
             role = "stable" if name == act.stable else "candidate"
-            cells = (served.users.requests, served.users.good, served.users.failed, served.shadows.requests)
+            cells = (served.users.requests, served.users.failed, served.shadows.requests)
             rows.append((f"{name} ({role})", *map(str, cells)))
         self._teller.text()
-        self._teller.table(("counted at the models", "users' requests", "good answers", "5xx answers", "mirrored copies"), rows)
+        self._teller.table(("counted at the models", "users' requests", "5xx answers", "mirrored copies"), rows)
         for line in self._clients(report):
             self._teller.text(line)
         self._teller.text()

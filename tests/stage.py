@@ -1,0 +1,195 @@
+"""A whole Crossfade for end-to-end tests and benches: `crossfade serve` as a process of its own, policies in a folder, a real Envoy, backends.
+
+The server is a real process started as a user would start it, so it can be killed with SIGKILL and started again on the same store.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import yaml
+
+from tests.rig import Backend, Client, Envoy, free_port, until
+
+CLI = (sys.executable, "-m", "xds_server.cli")
+
+
+def endpoints(backend):
+    return {"static": [backend.address]}
+
+
+def rollout(stable, candidate, *, name="chat", **spec):
+    """A Rollout document as plain data; keywords replace whole parts of `spec`."""
+    variants = {"stable": {"version": "v1", "endpoints": endpoints(stable), "health": {"path": "/health", "interval": "200ms"}}}
+    if candidate is not None:
+        variants["candidate"] = {"version": "v2", "endpoints": endpoints(candidate), "health": {"path": "/health", "interval": "200ms"}}
+    return {
+        "apiVersion": "crossfade/v1",
+        "kind": "Rollout",
+        "metadata": {"name": name},
+        "spec": {
+            "traffic": {"proxies": "edge", "listener": "public", "match": [{"path_prefix": "/"}], "timeout": "30s"},
+            "variants": variants,
+            "assignment": {"sticky": "none"},
+            "steps": [{"canary": {"shares": ["10%"], "hold": {"for": "1h"}}}, {"promote": {}}],
+            "gates": [{"name": "errors", "metric": "envoy/error_rate", "margin": {"absolute": "5%"}}],
+            "lease": "3s",
+            **spec,
+        },
+    }
+
+
+class Stage:
+    """Folder, ports and processes; use as an async context manager, `start` brings the server and Envoy up."""
+
+    def __init__(self, folder: Path, *, envoys: int = 1) -> None:
+        self.folder = folder
+        self.policies = folder / "policies"
+        self.policies.mkdir(parents=True, exist_ok=True)
+        self.xds, self.api, self.port = free_port(), free_port(), free_port()
+        self.server: asyncio.subprocess.Process | None = None
+        self.envoys: list[Envoy] = []
+        self.wanted_envoys = envoys
+        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.api}", timeout=10)
+        self._log = (folder / "server.log").open("ab")
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        for envoy in self.envoys:
+            await envoy.stop()
+        if self.server is not None and self.server.returncode is None:
+            self.server.terminate()
+            try:
+                await asyncio.wait_for(self.server.wait(), 10)
+            except TimeoutError:
+                self.server.kill()
+                await self.server.wait()
+        await self.http.aclose()
+        self._log.close()
+
+    def write(self, *documents, file="policy.yaml"):
+        """Writes a policy file in one move, as git and editors do."""
+        draft = self.folder / "draft"
+        draft.write_text(yaml.safe_dump_all(documents))
+        draft.replace(self.policies / file)
+
+    def proxies(self, **changes):
+        listener = {"name": "public", "address": "127.0.0.1", "port": self.port}
+        return {
+            "apiVersion": "crossfade/v1",
+            "kind": "Proxies",
+            "metadata": {"name": "edge"},
+            "spec": {"select": {"cluster": "edge"}, "listeners": [listener], **changes},
+        }
+
+    async def start(self, *documents):
+        self.write(self.proxies(), *documents)
+        await self.start_server()
+        for number in range(self.wanted_envoys):
+            await self.add_envoy(f"edge-{number}")
+
+    async def start_server(self):
+        arguments = ("serve", "--policies", str(self.policies), "--store", f"sqlite:{self.folder / 'state.sqlite'}")
+        arguments += ("--xds", f"127.0.0.1:{self.xds}", "--api", f"127.0.0.1:{self.api}")
+        self.server = await asyncio.create_subprocess_exec(*CLI, *arguments, stderr=self._log, stdout=self._log)
+        await until(self._ready, f"the server to be ready; its log:\n{self.log()[-3000:]}")
+
+    async def add_envoy(self, node, cluster="edge"):
+        admin = free_port()
+        code, out, err = await self.cli(
+            "bootstrap", "--proxies", cluster, "--node-id", node, "--xds", f"127.0.0.1:{self.xds}", "--policies", str(self.policies)
+        )
+        assert code == 0, err
+        bootstrap = yaml.safe_load(out)
+        bootstrap["admin"]["address"]["socket_address"]["port_value"] = admin
+        if self.envoys:
+            # Envoys of one group have one listener port; on one machine they share it.
+            bootstrap.setdefault("node", {})
+        envoy = Envoy(bootstrap, self.folder, admin_port=admin, name=node)
+        await envoy.start(ready=False)
+        self.envoys.append(envoy)
+        return envoy
+
+    async def kill_server(self):
+        """SIGKILL, as a crash or the kernel would."""
+        os.kill(self.server.pid, signal.SIGKILL)
+        await self.server.wait()
+
+    async def cli(self, *arguments):
+        """Runs the command as a user; returns (exit code, stdout, stderr)."""
+        process = await asyncio.create_subprocess_exec(
+            *CLI,
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "CROSSFADE_SERVER": f"http://127.0.0.1:{self.api}", "NO_COLOR": "1"},
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, out.decode(), err.decode()
+
+    def log(self):
+        return (self.folder / "server.log").read_text(errors="replace")
+
+    async def status(self, name="chat"):
+        answer = await self.http.get(f"/v1/rollouts/{name}")
+        return answer.json() if answer.status_code == 200 else {}
+
+    async def history(self, name="chat"):
+        return (await self.http.get(f"/v1/rollouts/{name}/history")).json()["records"]
+
+    async def act(self, verb, name="chat", **body):
+        answer = await self.http.post(f"/v1/rollouts/{name}:{verb}", json=body)
+        return answer.json()
+
+    async def phase(self, *wanted, name="chat", timeout_s=30.0):
+        """Waits for one of the phases; what was there instead is in the failure."""
+        last = {}
+
+        async def there():
+            nonlocal last
+            last = await self.status(name)
+            return last if last.get("phase") in wanted else None
+
+        try:
+            return await until(there, timeout_s=timeout_s, every_s=0.05)
+        except AssertionError:
+            raise AssertionError(f"not {wanted}: {last}\n{self.log()[-2000:]}") from None
+
+    async def share(self, wanted, name="chat", timeout_s=20.0):
+        """Waits until the proxies have ACKed a share of the candidate."""
+
+        async def there():
+            status = await self.status(name)
+            variants = status.get("variants") or [{"share": 0.0, "shadow_share": 0.0}]
+            return abs(variants[0]["share"] - wanted) < 1e-9 and status["proxies"]["acked"] == status["proxies"]["selected"] > 0
+
+        await until(there, f"share {wanted} in effect; {await self.status(name)}; {self.log()[-1500:]}", timeout_s=timeout_s, every_s=0.03)
+
+    async def serving(self, client: Client):
+        """Waits until the listener answers through to stable."""
+
+        async def there():
+            return (await client.request()).variant == "v1"
+
+        await until(there, f"traffic to reach stable; {self.log()[-1500:]}", every_s=0.05)
+
+    async def _ready(self):
+        if self.server.returncode is not None:
+            raise RuntimeError(f"the server ended with {self.server.returncode}:\n{self.log()[-3000:]}")
+        with contextlib.suppress(httpx.HTTPError):
+            return (await self.http.get("/readyz")).status_code == 200
+        return False
+
+
+def now():
+    return time.time()
+
+
+__all__ = ["Backend", "Client", "Stage", "endpoints", "now", "rollout", "until"]

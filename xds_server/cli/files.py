@@ -1,0 +1,167 @@
+"""The verbs that need no running server: `validate`, `schema`, `render`, `bootstrap`."""
+
+import json
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from xds_server.cli import exits, write
+from xds_server.cli.client import Client
+from xds_server.cli.exits import CliError
+from xds_server.cli.options import Share, globals_of, no_color, output, server
+from xds_server.cli.policy_files import good, read
+from xds_server.config import ConfigError, address
+from xds_server.services.control import JsonObject
+
+if TYPE_CHECKING:
+    from policies.spec.policy import RolloutPolicy
+    from policies.traffic import Traffic
+
+KINDS: Final = ("Rollout", "Proxies")
+ADMIN_PORT: Final = 9901
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@output
+@no_color
+@click.pass_context
+def validate(context: click.Context, *, paths: tuple[str, ...], form: str) -> None:
+    """Tell all errors of all policy files at once: 0 when there is none, 1 else.
+
+    PATH is a file, a directory (searched for *.yaml and *.yml) or - for stdin. The files are judged together: a rollout's Proxies must be among
+    them.
+    """
+    from policies.spec.loader import load  # noqa: PLC0415
+
+    from xds_server.cli.picture import faults  # noqa: PLC0415
+    from xds_server.cli.policy_files import as_json  # noqa: PLC0415
+
+    texts = read(paths)
+    loaded = load(texts)
+    errors: list[JsonObject] = [as_json(error) for error in loaded.errors]
+    if form != "table":
+        write.document(list(errors), form)
+    elif errors:
+        click.echo("\n".join(faults(errors)))
+    if form == "table":
+        for line in faults([as_json(warning) for warning in loaded.warnings]):
+            click.echo(f"warning: {line}" if not line.startswith(" ") else line, err=True)
+        files = f"{len(texts)} file{'' if len(texts) == 1 else 's'}"
+        found = f"{len(loaded.rollouts)} Rollout, {len(loaded.proxies)} Proxies"
+        click.echo(f"{len(errors)} error{'' if len(errors) == 1 else 's'} in {files}" if errors else f"{files} good: {found}", err=True)
+    context.exit(exits.NO if errors else exits.DONE)
+
+
+@click.command()
+@click.argument("kind", required=False, type=click.Choice(KINDS, case_sensitive=False))
+@no_color
+def schema(kind: str | None) -> None:
+    """Print the JSON Schema of the policy file, whole or of one kind of document."""
+    from policies.spec import schema as source  # noqa: PLC0415
+
+    click.echo(json.dumps(source.schema(kind), indent=2, ensure_ascii=False))
+
+
+@click.command()
+@click.argument("path")
+@click.option("--rollout", metavar="NAME", help="Only this rollout.  [default: all]")
+@click.option("--step", type=click.IntRange(1), metavar="N", help="As in this step; each share of a canary counts as one.")
+@click.option(
+    "--shares", type=Share(), multiple=True, metavar="VARIANT=SHARE", help="With this share, such as candidate=10%.  [default: share 0]"
+)
+@click.option("--to", "target", type=click.Choice(("envoy", "istio", "gateway")), default="envoy", show_default=True, help="For whom.")
+@click.option("--no-lease", is_flag=True, help="As sent to proxies without our runtime layers: shares stand in the routes.")
+@click.option("-o", "--output", "form", type=click.Choice(("yaml", "json")), default="yaml", show_default=True, help="Form of the output.")
+@no_color
+def render(
+    *, path: str, rollout: str | None, step: int | None, shares: tuple[tuple[str, int], ...], target: str, no_lease: bool, form: str
+) -> None:
+    """Print the resources that would be sent, by group of proxies, type and name."""
+    if target != "envoy":
+        raise CliError(f"--to {target} is not supported yet", hint="--to envoy", code=exits.USAGE)
+    if step is not None and shares:
+        raise click.UsageError("--step and --shares exclude each other")
+    from xds_server.cli.envoy_text import world  # noqa: PLC0415
+
+    loaded = good((path,))
+    chosen = [policy for policy in loaded.rollouts if rollout in {None, policy.name}]
+    if rollout is not None and not chosen:
+        names = ", ".join(policy.name for policy in loaded.rollouts) or "none"
+        raise CliError(f"there is no rollout {rollout!r} in {path}", hint=f"there are: {names}", code=exits.USAGE)
+    wishes = [_wish(policy, step, dict(shares)) for policy in chosen]
+    document: JsonObject = {}
+    for group in loaded.proxies:
+        mine = [wish for wish in wishes if wish.where.proxies == group.name]
+        if mine or rollout is None:
+            document[group.name] = world(group, mine, leased=not no_lease)
+    write.document(document, form)
+
+
+def _wish(policy: "RolloutPolicy", step: int | None, shares: dict[str, int]) -> "Traffic":
+    """What the proxies would be asked for."""
+    from policies.steps import stages  # noqa: PLC0415
+    from policies.traffic import Arm, Traffic  # noqa: PLC0415
+
+    candidate = policy.candidate
+    known = {candidate.name} if candidate is not None else set()
+    if unknown := sorted(shares.keys() - known):
+        hint = f"there is: {', '.join(sorted(known))}" if known else "the rollout has no candidate"
+        raise CliError(
+            f"{policy.name} has no variant {unknown[0]!r} that can be given a share", where="--shares", hint=hint, code=exits.USAGE
+        )
+    share_bp = shares.get(candidate.name, 0) if candidate is not None else 0
+    shadow_bp = 0
+    if step is not None:
+        flat = stages(policy)
+        if step > len(flat):
+            raise CliError(f"{policy.name} has {len(flat)} steps, not {step}", where="--step", code=exits.USAGE)
+        share_bp, shadow_bp = flat[step - 1].share_bp, flat[step - 1].shadow_bp
+    return Traffic(
+        rollout=policy.name,
+        publication=1,
+        generation=1,
+        where=policy.traffic,
+        assignment=policy.assignment,
+        lease=policy.lease,
+        stable=policy.stable,
+        arms=() if candidate is None else (Arm(variant=candidate, share_bp=share_bp, shadow_bp=shadow_bp),),
+    )
+
+
+@click.command()
+@click.option("--proxies", "name", required=True, metavar="NAME", help="The group: `metadata.name` of a Proxies document.")
+@click.option("--node-id", metavar="ID", help="What this Envoy calls itself.  [default: NAME-1]")
+@click.option("--xds", default="127.0.0.1:18000", show_default=True, metavar="HOST:PORT", help="Where `crossfade serve --xds` is reached.")
+@click.option("--policies", "path", metavar="PATH", help="Policy files that have the document.  [default: ask the server]")
+@click.option("-o", "--output", "form", type=click.Choice(("yaml", "json")), default="yaml", show_default=True, help="Form of the output.")
+@server
+@no_color
+@click.pass_context
+def bootstrap(context: click.Context, *, name: str, node_id: str | None, xds: str, path: str | None, form: str) -> None:
+    """Print a ready Envoy bootstrap for a group: start Envoy with it and it is one of the group's proxies."""
+    try:
+        where = address(xds, where="--xds")
+    except ConfigError as error:
+        raise CliError(error.message, where=error.where, hint=error.hint, code=exits.USAGE) from None
+    groups = _groups_of_files(path) if path is not None else _groups_of_server(globals_of(context).address)
+    group = groups.get(name)
+    if group is None:
+        known = ", ".join(sorted(groups)) or "none"
+        raise CliError(f"there are no Proxies {name!r}", where=path or "on the server", hint=f"there are: {known}", code=exits.USAGE)
+    from xds_server.cli.envoy_text import bootstrap_document  # noqa: PLC0415
+
+    write.document(bootstrap_document(group, name=name, node_id=node_id, xds=where, admin_port=ADMIN_PORT), form)
+
+
+def _groups_of_files(path: str) -> dict[str, JsonObject]:
+    return {
+        group.name: {"cluster": group.select.cluster, "node_id": group.select.node_id, "metadata": dict(group.select.metadata)}
+        for group in good((path,)).proxies
+    }
+
+
+def _groups_of_server(url: str) -> dict[str, JsonObject]:
+    with Client(url) as client:
+        groups = write.items(client.get("/v1/proxies").get("groups"))
+    return {write.text(group.get("name")): write.part(group, "select") for group in groups}

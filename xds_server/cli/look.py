@@ -1,0 +1,129 @@
+"""Looking back and around: `why`, `history`, `proxies`."""
+
+from typing import Final
+
+import click
+
+from xds_server.cli import write
+from xds_server.cli.act import segment
+from xds_server.cli.client import Client
+from xds_server.cli.options import globals_of, no_color, output, server
+from xds_server.cli.write import clean, clock, items, percent, text
+from xds_server.services.control import JsonObject
+
+LAST_MAX: Final = 1000
+
+
+def _history(context: click.Context, rollout: str, last: int) -> list[JsonObject]:
+    with Client(globals_of(context).address) as client:
+        return items(client.get(f"/v1/rollouts/{segment(rollout)}/history?last={last}").get("history"))
+
+
+@click.command()
+@click.argument("rollout")
+@click.option("--last", type=click.IntRange(1, LAST_MAX), default=1, show_default=True, metavar="N", help="How many decisions.")
+@output
+@server
+@no_color
+@click.pass_context
+def why(context: click.Context, rollout: str, last: int, form: str) -> None:
+    """Tell the last decisions in words, with the numbers they used."""
+    records = _history(context, rollout, last)
+    if form != "table":
+        write.document(list(records), form)
+        return
+    if not records:
+        click.echo("nothing was decided yet")
+    for place, record in enumerate(records):
+        if place:
+            click.echo()
+        click.echo("\n".join(_told(record)))
+
+
+def _told(record: JsonObject) -> list[str]:
+    where = f" in {text(record.get('step'))}" if record.get("step") else ""
+    lines = [
+        f"{clock(record.get('at'))}  {text(record.get('decision'))}{where}, by {clean(text(record.get('actor')))}",
+        f"  {clean(text(record.get('because')))}",
+    ]
+    facts = write.part(record, "facts")
+    width = max(map(len, facts), default=0)
+    return lines + [f"    {clean(name).ljust(width)}  {clean(text(value))}" for name, value in facts.items()]
+
+
+@click.command()
+@click.argument("rollout")
+@click.option("--last", type=click.IntRange(1, LAST_MAX), default=20, show_default=True, metavar="N", help="How many decisions.")
+@output
+@server
+@no_color
+@click.pass_context
+def history(context: click.Context, rollout: str, last: int, form: str) -> None:
+    """List the decisions of a rollout, oldest first."""
+    records = _history(context, rollout, last)
+    if form != "table":
+        write.document(list(records), form)
+        return
+    head = ("TIME (UTC)", "RELEASE", "DECISION", "STEP", "SHARE", "BY", "BECAUSE")
+    rows = [
+        (
+            clock(record.get("at")),
+            text(record.get("generation")),
+            text(record.get("decision")),
+            text(record.get("step")),
+            percent(record.get("share")),
+            text(record.get("actor")),
+            text(record.get("because")),
+        )
+        for record in records
+    ]
+    click.echo("\n".join(write.columns(head, rows)))
+
+
+@click.command()
+@output
+@server
+@no_color
+@click.pass_context
+def proxies(context: click.Context, form: str) -> None:
+    """List every connected Envoy: what it was sent, what it accepted, and its own words on what it rejected."""
+    with Client(globals_of(context).address) as client:
+        found = items(client.get("/v1/proxies").get("proxies"))
+    if form != "table":
+        write.document(list(found), form)
+        return
+    if not found:
+        click.echo("no proxy is connected", err=True)
+        return
+    head = ("NODE", "CLUSTER", "GROUP", "VERSION", "XDS", "LEASE", "SYNC", "TYPES")
+    rows = [
+        (
+            text(row.get("node")),
+            text(row.get("cluster")),
+            text(row.get("group")),
+            text(row.get("version")),
+            text(row.get("variant")),
+            "yes" if row.get("leased") else "no",
+            text(row.get("sync")),
+            " ".join(f"{text(kind.get('type'))}:{text(kind.get('sync'))}" for kind in items(row.get("types"))) or "-",
+        )
+        for row in found
+    ]
+    click.echo("\n".join(write.columns(head, rows)))
+    for line in _words(found):
+        click.echo(line)
+
+
+def _words(found: list[JsonObject]) -> list[str]:
+    """What proxies say about what they reject, and what those that were turned away were told."""
+    lines = []
+    for row in found:
+        node = clean(text(row.get("node")))
+        if row.get("refused"):
+            lines.append(f"{node} was turned away: {clean(text(row.get('refused')))}")
+        lines += [
+            f"{node} rejects {text(kind.get('type'))} {text(kind.get('sent'))}: {clean(text(kind.get('words')))}"
+            for kind in items(row.get("types"))
+            if kind.get("words")
+        ]
+    return lines

@@ -1,0 +1,190 @@
+"""A rollout's status as a picture: said once (`Picture`), drawn as aligned text when piped and as a framed table on a terminal."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xds_server.cli import write
+from xds_server.cli.write import clean, clock, figure, items, number, part, percent, text
+from xds_server.services.control import Json, JsonObject
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+GATE_HEAD = ("GATE", "ROLE", "VERDICT", "WORSE", "NEEDED", "AS GOOD", "NEEDED", "STABLE", "CANDIDATE", "SAMPLES", "AGE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One rollout, in words."""
+
+    name: str
+    phase: str
+    versions: str
+    rows: tuple[tuple[str, str], ...]
+    gates: tuple[tuple[str, ...], ...] = field(default=())
+
+
+def picture(status: JsonObject) -> Picture:
+    """Reads a rollout of `GET /v1/rollouts`; what an older server leaves out is a dash."""
+    variants = items(status.get("variants"))
+    stable = clean(text(part(status, "stable").get("version")))
+    versions = " -> ".join([stable, *(clean(text(variant.get("version"))) for variant in variants)])
+    rows = [("traffic", _traffic(status, variants))]
+    if isinstance(status.get("step"), dict):
+        rows.append(("step", _step(part(status, "step"))))
+    rows += [(text(variant.get("name")), f"{text(variant.get('ready'))} of {text(variant.get('pods'))} pods ready") for variant in variants]
+    lease = part(status, "lease")
+    rows.append(("lease", f"{figure(lease.get('ttl_s'))} s, {'held' if lease.get('held') else 'not held'}"))
+    rows.append(("proxies", _proxies(part(status, "proxies"))))
+    rows.append(("because", clean(text(status.get("because")))))
+    return Picture(
+        name=clean(text(status.get("name"))),
+        phase=clean(text(status.get("phase"))),
+        versions=versions,
+        rows=tuple(rows),
+        gates=tuple(_gate(gate) for gate in items(status.get("gates"))),
+    )
+
+
+def _traffic(status: JsonObject, variants: Sequence[JsonObject]) -> str:
+    weights = part(status, "weights")
+    shares = [number(variant.get("share")) or 0.0 for variant in variants]
+    words = [f"stable {percent(max(0.0, 1.0 - sum(shares)))}"]
+    for variant in variants:
+        shadow = f" and a copy of {percent(variant.get('shadow_share'))}" if number(variant.get("shadow_share")) else ""
+        words.append(f"{text(variant.get('name'))} {percent(variant.get('share'))}{shadow}")
+    parts = ", ".join(f"{name} {figure_whole(weight)}" for name, weight in weights.items() if name != "total")
+    return ", ".join(words) + (f"  (weights {parts} of {figure_whole(weights.get('total'))})" if parts else "")
+
+
+def figure_whole(value: Json) -> str:
+    amount = number(value)
+    return "-" if amount is None else f"{amount:.0f}"
+
+
+def _step(step: JsonObject) -> str:
+    index = number(step.get("index"))
+    place = "-" if index is None else f"{index + 1:.0f}"
+    missing = ", ".join(_waiting(item) for item in items(step.get("waiting_for"))) or "nothing"
+    return f"{text(step.get('label'))} ({place} of {text(step.get('of'))}) since {clock(step.get('since'))} UTC; waits for {missing}"
+
+
+def _waiting(item: JsonObject) -> str:
+    kind, what = text(item.get("kind")), clean(text(item.get("what"), ""))
+    have, need = figure_whole(item.get("have")), figure_whole(item.get("need"))
+    match kind:
+        case "time":
+            return f"time ({have} of {need} s)"
+        case "samples":
+            return f"samples ({have} of {need})"
+        case "ack":
+            return f"ACKs ({have} of {need} proxies)"
+        case "pods":
+            return "a ready pod" + (f" ({what})" if what else "")
+        case "gate":
+            return f"gate {what}"
+        case "resume":
+            return "`crossfade resume`"
+        case _:
+            return kind + (f" {what}" if what else "")
+
+
+def _proxies(proxies: JsonObject) -> str:
+    rejected = number(proxies.get("rejected"))
+    words = f"{text(proxies.get('acked'))} of {text(proxies.get('selected'))} ACKed"
+    return words + (f", {rejected:.0f} rejected: {clean(text(proxies.get('words')))}" if rejected else "")
+
+
+def _gate(gate: JsonObject) -> tuple[str, ...]:
+    estimate, samples = part(gate, "estimate"), part(gate, "samples")
+    age_s = number(gate.get("reading_age_s"))
+    return (
+        clean(text(gate.get("name"))),
+        text(gate.get("role")),
+        text(gate.get("verdict")),
+        f"{figure(gate.get('evidence'))}:1",
+        f"{figure(gate.get('needed'))}:1",
+        f"{figure(gate.get('evidence_pass'))}:1",
+        f"{figure(gate.get('needed_pass'))}:1",
+        _estimate(estimate.get("stable"), gate.get("unit")),
+        _estimate(estimate.get("candidate"), gate.get("unit")),
+        f"{text(samples.get('stable'))}/{text(samples.get('candidate'))}",
+        "-" if age_s is None else f"{age_s:.1f} s",
+    )
+
+
+def _estimate(value: Json, unit: Json) -> str:
+    return percent(value) if unit == "ratio" else "-" if number(value) is None else f"{figure(value)} {text(unit, '')}".strip()
+
+
+def faults(errors: Sequence[JsonObject]) -> list[str]:
+    """Faults of the policy files, two or three lines each."""
+    lines = []
+    for error in errors:
+        place = ":".join(text(error.get(key), "?") for key in ("file", "line", "column"))
+        expected = f"; expected {clean(text(error.get('expected')))}" if error.get("expected") else ""
+        lines.append(
+            f"{clean(place)}: {clean(text(error.get('path'), ''))}: {clean(text(error.get('message')))}{expected}".replace(": : ", ": ")
+        )
+        if error.get("hint"):
+            lines.append(f"  hint: {clean(text(error.get('hint')))}")
+    return lines
+
+
+# Drawing.
+
+
+def plain(pictures: Sequence[Picture], errors: Sequence[JsonObject]) -> str:
+    return "\n\n".join([*("\n".join(_plain(each)) for each in pictures), *_plain_faults(errors)]) or "no rollouts"
+
+
+def _plain(shown: Picture) -> Iterator[str]:
+    yield f"{shown.name}  {shown.phase}  {shown.versions}"
+    width = max(len(label) for label, _ in shown.rows)
+    for label, words in shown.rows[:-1]:
+        yield f"  {label.ljust(width)}  {words}"
+    if shown.gates:
+        yield from write.columns(GATE_HEAD, shown.gates, indent="    ")
+    label, words = shown.rows[-1]
+    yield f"  {label.ljust(width)}  {words}"
+
+
+def _plain_faults(errors: Sequence[JsonObject]) -> list[str]:
+    return ["\n".join(["policy files: the last good text of each stays in force", *faults(errors)])] if errors else []
+
+
+def rich(pictures: Sequence[Picture], errors: Sequence[JsonObject]) -> "RenderableType":
+    """The same for a terminal."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.panel import Panel  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn: list[RenderableType] = [_framed(each) for each in pictures] or [Text("no rollouts")]
+    if errors:
+        words = Text("\n".join(["the last good text of each file stays in force", *faults(errors)]))
+        drawn.append(Panel(words, title="policy files", title_align="left", border_style="red"))
+    return Group(*drawn)
+
+
+def _framed(shown: Picture) -> "RenderableType":
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.console import Group  # noqa: PLC0415
+    from rich.panel import Panel  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    color = write.COLORS.get(shown.phase, "default")
+    rows = Table.grid(padding=(0, 2))
+    for label, words in shown.rows:
+        rows.add_row(Text(label, style="dim"), Text(words, style="bold" if label == "because" else ""))
+    inside: list[RenderableType] = [rows]
+    if shown.gates:
+        judged = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for title in GATE_HEAD:
+            judged.add_column(title, header_style="dim", no_wrap=title in {"GATE", "VERDICT"})
+        for gate in shown.gates:
+            judged.add_row(*(Text(cell, style=write.COLORS.get(cell, "")) for cell in gate))
+        inside.append(judged)
+    heading = Text.assemble(" ", (shown.name, "bold"), "  ", (shown.phase, f"bold {color}"), "  ", shown.versions, " ")
+    return Panel(Group(*inside), title=heading, title_align="left", border_style=color)

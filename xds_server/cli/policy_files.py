@@ -1,0 +1,82 @@
+"""Policy files as named on a command line: read, judged, their faults as JSON."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from xds_server.cli import exits
+from xds_server.cli.exits import CliError
+from xds_server.services.control import JsonObject
+
+if TYPE_CHECKING:
+    from policies.errors import SpecError
+    from policies.spec.loader import Loaded
+
+FILE_MAX_BYTES: Final = 4 * 1024 * 1024
+
+
+def read(paths: Sequence[str]) -> dict[str, bytes]:
+    """All files by the name to show. Raises: CliError: What cannot be read."""
+    texts: dict[str, bytes] = {}
+    for path in paths:
+        if path == "-":
+            texts["<stdin>"] = sys.stdin.buffer.read(FILE_MAX_BYTES + 1)
+        elif Path(path).is_dir():
+            texts |= _directory(Path(path))
+        else:
+            texts[path] = _file(Path(path))
+    if not texts:
+        raise CliError("no policy file found", where=", ".join(paths), hint="policy files end in .yaml or .yml", code=exits.USAGE)
+    return texts
+
+
+def _file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(FILE_MAX_BYTES + 1)
+    except OSError as error:
+        raise CliError(
+            f"cannot read {path}: {(error.strerror or str(error)).lower()}",
+            hint="name a policy file or a directory of them",
+            code=exits.USAGE,
+        ) from None
+
+
+def _directory(path: Path) -> dict[str, bytes]:
+    from xds_server.adapters.policy_directory import PolicyDirectory  # noqa: PLC0415
+    from xds_server.errors import SourceError  # noqa: PLC0415
+
+    try:
+        found = asyncio.run(PolicyDirectory(path).read())
+    except SourceError as error:
+        raise CliError(str(error), where=str(path), hint=error.hint, code=exits.USAGE) from None
+    return {str(path / name): text for name, text in found.items()}
+
+
+def good(paths: Sequence[str]) -> "Loaded":
+    """The documents of files that must be free of errors. Raises: CliError."""
+    from policies.spec.loader import load  # noqa: PLC0415
+
+    from xds_server.cli.picture import faults  # noqa: PLC0415
+
+    loaded = load(read(paths))
+    if loaded.errors:
+        first = faults([as_json(loaded.errors[0])])[0]
+        more = f" (and {len(loaded.errors) - 1} more)" if len(loaded.errors) > 1 else ""
+        raise CliError(f"the policy is not valid{more}", where=first, hint=f"crossfade validate {' '.join(paths)}")
+    return loaded
+
+
+def as_json(error: "SpecError") -> JsonObject:
+    """A fault as `validate -o json` and the API write it."""
+    return {
+        "file": error.file,
+        "line": error.line,
+        "column": error.column,
+        "path": error.path,
+        "message": error.message,
+        "expected": error.expected,
+        "hint": error.hint,
+    }
