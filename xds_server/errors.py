@@ -4,7 +4,8 @@
     ├── PeerError      a proxy broke the protocol or sent something unreadable; only its stream ends
     ├── ListenError    an address cannot be listened on
     ├── SourceError    the policies cannot be read
-    └── StoreError     Temporary | Permanent
+    ├── StoreError     Temporary | Permanent
+    └── BugError       an assumption of ours is broken
 
 What a gRPC status or an exit code makes of them is decided where they are caught.
 """
@@ -44,3 +45,7 @@ class SourceError(ServerError):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class BugError(ServerError):
+    """Our own assumption is broken: stop, never roll traffic forward on it."""

@@ -1,0 +1,204 @@
+"""Clusters and endpoints of one rollout: each version's pods, their shadow twin, and the candidate with stable behind it.
+
+Neighbours: `names` says what they are called, `routes` points at them. What each setting is for is told in `docs/envoy.md`.
+Source: Envoy 1.40 cluster, circuit breaker and health check protos; composite cluster `envoy.extensions.clusters.composite.v3`.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2 as breaker
+from envoy.config.cluster.v3 import cluster_pb2 as pb
+from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, health_check_pb2, protocol_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.v3 import percent_pb2
+
+from policies.spec.policy import DnsEndpoints, Fallback, HealthCheck, StaticEndpoints, Variant
+from policies.traffic import Traffic
+from xds_server.core.snapshot import Resource
+from xds_server.core.types import CDS, EDS
+from xds_server.resources import names
+from xds_server.resources.encoding import boolean, delimited, pack, pack_raw, resource, seconds, uint32
+
+CONNECT_TIMEOUT_S = 1.0
+
+UPSTREAM_IDLE_S = 4.0
+"""Kept connections are closed before the pods close them (uvicorn and vLLM: 5 s): a request sent into a closing one would fail."""
+
+DNS_PODS = 32
+"""Pods assumed behind a DNS name when limits are computed: how many there are only the proxies learn."""
+
+PENDING_MIN = 1024
+"""Requests that may wait for a connection, at least: waiting is the model server's business, not the proxy's."""
+
+SHADOW_REQUESTS_MIN = 4
+SHADOW_REQUESTS_MAX = 256
+"""Copies in flight at most, per proxy: a shadow that does not read must never hold back users or fill memory."""
+
+PANIC_STABLE_PERCENT = 50.0
+"""Stable fails open: with fewer healthy pods than this the health checks are not believed (overload looks like death)."""
+
+PANIC_SHADOW_PERCENT = 1.0
+"""Copies are sent even when no pod is healthy: each then fails visibly. A copy without a host would leave no trace at all."""
+
+COMPOSITE_TYPE = "envoy.extensions.clusters.composite.v3.ClusterConfig"
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def clusters(wish: Traffic) -> Iterator[tuple[str, Resource]]:
+    """(type URL, resource) of every cluster and endpoint set of a rollout."""
+    arms = tuple(arm.variant for arm in names.arms(wish))
+    yield from _real(names.cluster(wish.rollout, wish.stable), wish.stable, panic_percent=PANIC_STABLE_PERCENT)
+    seen = {wish.stable.identity}
+    for variant in (*arms, *wish.kept):
+        if variant.identity not in seen:
+            seen.add(variant.identity)
+            yield from _real(names.cluster(wish.rollout, variant), variant, panic_percent=0.0)
+    for variant in arms:
+        yield from _shadow(names.shadow_cluster(wish.rollout, variant), variant)
+        if wish.where.fallback is not Fallback.NONE:
+            yield _composite(wish, variant)
+
+
+def _real(name: str, variant: Variant, *, panic_percent: float) -> Iterator[tuple[str, Resource]]:
+    limit = requests_max(variant)
+    limits = breaker.CircuitBreakers.Thresholds(
+        max_connections=uint32(limit),
+        max_pending_requests=uint32(max(limit, PENDING_MIN)),
+        max_requests=uint32(limit),
+        max_retries=uint32(limit),
+        track_remaining=True,
+    )
+    yield from _with_endpoints(_base(name, variant, limits, panic_percent=panic_percent), variant)
+
+
+def _shadow(name: str, variant: Variant) -> Iterator[tuple[str, Resource]]:
+    limit = min(max(requests_max(variant) // 2, SHADOW_REQUESTS_MIN), SHADOW_REQUESTS_MAX)
+    limits = breaker.CircuitBreakers.Thresholds(
+        max_connections=uint32(limit),
+        max_pending_requests=uint32(limit),
+        max_requests=uint32(limit),
+        max_retries=uint32(0),
+        track_remaining=True,
+    )
+    yield from _with_endpoints(_base(name, variant, limits, panic_percent=PANIC_SHADOW_PERCENT), variant)
+
+
+def _composite(wish: Traffic, variant: Variant) -> tuple[str, Resource]:
+    """First attempt: the candidate; second: stable. The retries are counted here, and a fallback lasts as long as its answer."""
+    name = names.composite_cluster(wish.rollout, variant)
+    parts = (names.cluster(wish.rollout, variant), names.cluster(wish.rollout, wish.stable))
+    limit = uint32(max(requests_max(variant), requests_max(wish.stable), PENDING_MIN))
+    limits = breaker.CircuitBreakers.Thresholds(max_connections=limit, max_pending_requests=limit, max_requests=limit, max_retries=limit)
+    message = pb.Cluster(
+        name=name,
+        connect_timeout=seconds(CONNECT_TIMEOUT_S),
+        lb_policy=pb.Cluster.CLUSTER_PROVIDED,
+        cluster_type=pb.Cluster.CustomClusterType(
+            name="envoy.clusters.composite",
+            typed_config=pack_raw(COMPOSITE_TYPE, b"".join(delimited(1, delimited(1, part.encode())) for part in parts)),
+        ),
+        circuit_breakers=breaker.CircuitBreakers(thresholds=[limits]),
+    )
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack(_http_options()))
+    return CDS, resource(name, message, references=tuple((CDS, part) for part in parts))
+
+
+def requests_max(variant: Variant) -> int:
+    """Requests one proxy may have at a version's pods at once."""
+    match variant.endpoints:
+        case StaticEndpoints(addresses=addresses):
+            return variant.max_concurrency * max(1, len(addresses))
+        case DnsEndpoints():
+            return variant.max_concurrency * DNS_PODS
+
+
+def _base(name: str, variant: Variant, limits: breaker.CircuitBreakers.Thresholds, *, panic_percent: float) -> pb.Cluster:
+    message = pb.Cluster(
+        name=name,
+        connect_timeout=seconds(CONNECT_TIMEOUT_S),
+        lb_policy=pb.Cluster.LEAST_REQUEST,
+        circuit_breakers=breaker.CircuitBreakers(thresholds=[limits]),
+        common_lb_config=pb.Cluster.CommonLbConfig(healthy_panic_threshold=percent_pb2.Percent(value=panic_percent)),
+        ignore_health_on_host_removal=True,
+        upstream_connection_options=pb.UpstreamConnectionOptions(
+            tcp_keepalive=address_pb2.TcpKeepalive(keepalive_probes=uint32(3), keepalive_time=uint32(10), keepalive_interval=uint32(5))
+        ),
+    )
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack(_http_options()))
+    if variant.health is not None:
+        message.health_checks.append(_health_check(variant.health))
+    return message
+
+
+def _http_options() -> http_protocol_options_pb2.HttpProtocolOptions:
+    return http_protocol_options_pb2.HttpProtocolOptions(
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=seconds(UPSTREAM_IDLE_S)),
+        explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
+            http_protocol_options=protocol_pb2.Http1ProtocolOptions()
+        ),
+    )
+
+
+def _health_check(health: HealthCheck) -> health_check_pb2.HealthCheck:
+    """One rhythm whatever the traffic: Envoy's default of 60 s without traffic would miss a pod that dies before its first request."""
+    interval = seconds(health.interval_s)
+    return health_check_pb2.HealthCheck(
+        timeout=seconds(health.timeout_s),
+        interval=interval,
+        no_traffic_interval=interval,
+        no_traffic_healthy_interval=interval,
+        unhealthy_interval=seconds(min(health.interval_s, 1.0)),
+        unhealthy_threshold=uint32(health.unhealthy_after),
+        healthy_threshold=uint32(health.healthy_after),
+        http_health_check=health_check_pb2.HealthCheck.HttpHealthCheck(path=health.path),
+    )
+
+
+def _with_endpoints(message: pb.Cluster, variant: Variant) -> Iterator[tuple[str, Resource]]:
+    name = message.name
+    match variant.endpoints:
+        case StaticEndpoints(addresses=addresses):
+            message.type = pb.Cluster.EDS
+            message.eds_cluster_config.eds_config.CopyFrom(ads())
+            yield CDS, resource(name, message, references=((EDS, name),))
+            yield EDS, resource(name, _assignment(name, [_split(address) for address in sorted(addresses)]))
+        case DnsEndpoints(host=host, port=port):
+            message.type = pb.Cluster.STRICT_DNS
+            message.dns_refresh_rate.CopyFrom(seconds(5.0))
+            message.load_assignment.CopyFrom(_assignment(name, [(host, port)]))
+            yield CDS, resource(name, message)
+
+
+def _assignment(name: str, addresses: list[tuple[str, int]]) -> endpoint_pb2.ClusterLoadAssignment:
+    return endpoint_pb2.ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[
+            endpoint_components_pb2.LocalityLbEndpoints(
+                locality=base_pb2.Locality(zone="all"),
+                load_balancing_weight=uint32(1),
+                lb_endpoints=[
+                    endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=socket_address(host, port)))
+                    for host, port in addresses
+                ],
+            )
+        ],
+    )
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return str(ip_address(host.strip("[]"))), int(port)
+
+
+def socket_address(host: str, port: int) -> address_pb2.Address:
+    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=host, port_value=port))
+
+
+def ads() -> config_source_pb2.ConfigSource:
+    """A resource that is fetched over the one aggregated stream."""
+    return config_source_pb2.ConfigSource(
+        ads=config_source_pb2.AggregatedConfigSource(), resource_api_version=config_source_pb2.ApiVersion.V3
+    )
