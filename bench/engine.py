@@ -55,7 +55,9 @@ async def run():
         gate = gates.feed(ERRORS, gate, counts(90, 1), counts(10, 0), now=feeds[0] * 0.1)
 
     figures = {"evidence_event_us": timed(evidence), "tick_event_us": timed(tick), "error_gate_feed_us": timed(feed)}
-    print(f"{'engine.step of a block of evidence (2 gates)':<52}{figures['evidence_event_us']:8.0f} us {1e6 / figures['evidence_event_us']:8.0f} events/s")
+    print(
+        f"{'engine.step of a block of evidence (2 gates)':<52}{figures['evidence_event_us']:8.0f} us {1e6 / figures['evidence_event_us']:8.0f} events/s"
+    )
     print(f"{'engine.step of a tick (2 gates read)':<52}{figures['tick_event_us']:8.0f} us {1e6 / figures['tick_event_us']:8.0f} events/s")
     print(f"{'one error gate fed with one block':<52}{figures['error_gate_feed_us']:8.0f} us")
     return figures

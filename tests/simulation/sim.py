@@ -125,7 +125,12 @@ class Sim:
         while True:
             self.store, self.world = DiskStore(self.disk, self.fuse), SimWorld(self.fuse)
             self.conductor = Conductor(
-                store=self.store, world=self.world, clock=lambda: self.now, decided=self._decided, dropped=lambda _: None, saved=lambda *_: None
+                store=self.store,
+                world=self.world,
+                clock=lambda: self.now,
+                decided=self._decided,
+                dropped=lambda _: None,
+                saved=lambda *_: None,
             )
             try:
                 await self.conductor.load()

@@ -29,8 +29,12 @@ async def live(sim, ticks, script=lambda _sim, _tick: None):
 
 def outcome(sim):
     state = sim.state
-    return state.mode, state.stable.version, state.candidate and state.candidate.version, state.rejected, wish.same(
-        wish.traffic(state), sim.world.wishes.get(state.name)
+    return (
+        state.mode,
+        state.stable.version,
+        state.candidate and state.candidate.version,
+        state.rejected,
+        wish.same(wish.traffic(state), sim.world.wishes.get(state.name)),
     )
 
 

@@ -52,3 +52,7 @@ class Documents:
         self.good = wanted
         self.loaded = found
         return found
+
+    def file_of(self, rollout: str) -> str:
+        """The file a rollout's document stands in, "" if it is not in force."""
+        return self.loaded.files.get(("Rollout", rollout), "")

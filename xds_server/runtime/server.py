@@ -73,6 +73,11 @@ class Server:
         self.beats: dict[tuple[str, str], float] = {}
         self.held: frozenset[str] = frozenset()
 
+    def exposition(self) -> bytes:
+        """All metrics, as of now."""
+        self.metrics.observe(self.control.rollouts(), self.control.policy_errors())
+        return self.metrics.exposition()
+
     def holds(self, rollout: str) -> bool:
         """Whether a lease of this rollout is being renewed."""
         return rollout in self.held
