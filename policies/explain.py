@@ -68,6 +68,8 @@ def value(amount: Fact, unit: Fact) -> str:
 
 def _compared(facts: Facts) -> str:
     unit = facts.get("unit")
+    if not facts.get("candidate_samples") or not facts.get("stable_samples"):
+        return f"{facts.get('candidate_samples')} candidate and {facts.get('stable_samples')} stable requests seen"
     candidate, stable = value(facts.get("candidate_value"), unit), value(facts.get("stable_value"), unit)
     requests = f"{facts.get('candidate_samples')} and {facts.get('stable_samples')} requests"
     if unit == "ratio":

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, field_validator, model_validator
 
 from policies.presets import NEEDS_PATH, RUNTIMES
 from policies.spec import policy
@@ -211,8 +211,13 @@ class Sticky(Part):
 
 
 class Assignment(Part):
-    sticky: Sticky | Literal["none"] = "none"
+    sticky: Annotated[Sticky | None, WithJsonSchema({"anyOf": [{"const": "none"}, {"$ref": "#/$defs/Sticky"}]})] = None
     salt: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,60}$")] = ""
+
+    @field_validator("sticky", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
 
 class Hold(Part):
@@ -327,9 +332,9 @@ class After(Part):
 
 class When(Part):
     fail: Literal["revert", "hold"] = "revert"
-    no_data: After = After(after="5m", then="hold")  # type: ignore[arg-type]
+    no_data: After = After.model_validate({"after": "5m", "then": "hold"})
     nack: Literal["revert", "hold"] = "revert"
-    stuck: After = After(after="2h", then="revert")  # type: ignore[arg-type]
+    stuck: After = After.model_validate({"after": "2h", "then": "revert"})
 
 
 class Lease(Part):
@@ -398,7 +403,7 @@ class Rollout(Part):
             stable=spec.variants.stable.value("stable"),
             candidate=spec.variants.candidate.value("candidate") if spec.variants.candidate else None,
             assignment=policy.Assignment(
-                sticky_header=spec.assignment.sticky.header.lower() if isinstance(spec.assignment.sticky, Sticky) else None,
+                sticky_header=spec.assignment.sticky.header.lower() if spec.assignment.sticky else None,
                 salt=spec.assignment.salt,
             ),
             steps=tuple(step.value() for step in spec.steps),

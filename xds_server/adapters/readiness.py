@@ -26,7 +26,7 @@ class Prober:
             async with asyncio.timeout(5.0):
                 places = await _places(variant)
         except (OSError, TimeoutError) as error:
-            return Pods(words=f"cannot resolve {_name(variant)}: {error or 'timed out'}")
+            return Pods(words=f"cannot resolve {_name(variant)}: {str(error) or 'timed out'}")
         answers = await asyncio.gather(*(self._ask(host, port, variant.health) for host, port in places))
         wrong = [words for words in answers if words]
         return Pods(ready=len(answers) - len(wrong), total=len(answers), words=wrong[0] if wrong else "")
@@ -67,4 +67,4 @@ async def _places(variant: Variant) -> Sequence[tuple[str, int]]:
             return [(host.strip("[]"), int(port)) for host, _, port in split]
         case DnsEndpoints(host=host, port=port):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            return sorted({(address[4][0], port) for address in found})
+            return sorted({(str(address[4][0]), port) for address in found})

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from xds_server.adapters.store import RECORDS_MAX, Conflict, Save, Stored
+from xds_server.adapters.store import RECORDS_MAX, Conflict, Record, Save, Stored
 
 
 class MemoryStore:
     def __init__(self) -> None:
         self._states: dict[str, Stored] = {}
-        self._records: dict[str, list[bytes]] = {}
+        self._records: dict[str, list[Record]] = {}
 
     async def load_all(self) -> list[Stored]:
         return [self._states[name] for name in sorted(self._states)]
@@ -21,11 +21,11 @@ class MemoryStore:
     async def commit(self, name: str, state: bytes, *, expected: int | None, records: Sequence[tuple[bytes, float]]) -> int:
         self._expect(name, expected)
         kept = self._records.setdefault(name, [])
-        kept.extend(record for record, _ in records)
+        kept.extend(records)
         del kept[:-RECORDS_MAX]
         return self._put(name, state)
 
-    async def records(self, name: str, last: int) -> list[bytes]:
+    async def records(self, name: str, last: int) -> list[Record]:
         return self._records.get(name, [])[-last:] if last > 0 else []
 
     async def close(self) -> None:

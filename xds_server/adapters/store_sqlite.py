@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from xds_server.adapters.store import RECORDS_MAX, Conflict, Save, Stored
+from xds_server.adapters.store import RECORDS_MAX, Conflict, Record, Save, Stored
 from xds_server.errors import PermanentStoreError, StoreError, TemporaryStoreError
 
 VERSION = 1
@@ -70,10 +70,10 @@ class SqliteStore:
 
         return await self._run(work)
 
-    async def records(self, name: str, last: int) -> list[bytes]:
-        query = "SELECT record FROM records WHERE name = ? ORDER BY id DESC LIMIT ?"
+    async def records(self, name: str, last: int) -> list[Record]:
+        query = "SELECT record, at FROM records WHERE name = ? ORDER BY id DESC LIMIT ?"
         rows = await self._run(lambda db: db.execute(query, (name, max(last, 0))).fetchall())
-        return [record for (record,) in reversed(rows)]
+        return [(record, at) for record, at in reversed(rows)]
 
     async def close(self) -> None:
         def work(db: sqlite3.Connection) -> None:
@@ -141,3 +141,7 @@ def _save(db: sqlite3.Connection, name: str, state: bytes, expected: int | None)
     if cursor.rowcount != 1:
         raise Conflict(f"{name}: expected revision {expected}")
     return (expected or 0) + 1
+
+
+async def open_sqlite(path: str) -> SqliteStore:
+    return await SqliteStore.open(path)

@@ -57,6 +57,6 @@ def actor() -> str:
 
 
 abort = _verb("abort", "Send all traffic to stable, now. Asks for no metrics and no approval.")
-promote = _verb("promote", "Make the candidate stable without waiting for the remaining steps.")
+promote = _verb("promote", "Make the candidate stable, without its remaining steps.")
 pause = _verb("pause", "Stay at the share of now until resumed; guardrails stay on.")
 resume = _verb("resume", "Go on after a pause.")

@@ -5,9 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from google.protobuf import json_format
+from google.protobuf import descriptor_pool, json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.descriptor_pool import Default as descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import Struct
@@ -41,7 +40,7 @@ def _body(type_url: str, body: bytes) -> Json:
 
 
 def _class(type_url: str) -> Any:
-    return GetMessageClass(descriptor_pool().FindMessageTypeByName(type_url.rsplit("/", 1)[-1]))
+    return GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(type_url.rsplit("/", 1)[-1]))
 
 
 def readable(message: Message) -> None:

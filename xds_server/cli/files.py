@@ -27,13 +27,12 @@ ADMIN_PORT: Final = 9901
 @no_color
 @click.pass_context
 def validate(context: click.Context, *, paths: tuple[str, ...], form: str) -> None:
-    """Tell all errors of all policy files at once: 0 when there is none, 1 else.
+    """Tell all errors of policy files at once.
 
-    PATH is a file, a directory (searched for *.yaml and *.yml) or - for stdin. The files are judged together: a rollout's Proxies must be among
+    Exits 0 when there is none, 1 else. PATH is a file, a directory (searched for *.yaml and *.yml) or - for stdin. The files are judged together: a rollout's Proxies must be among
     them.
     """
     from policies.spec.loader import load  # noqa: PLC0415
-
     from xds_server.cli.picture import faults  # noqa: PLC0415
     from xds_server.cli.policy_files import as_json  # noqa: PLC0415
 
@@ -57,7 +56,10 @@ def validate(context: click.Context, *, paths: tuple[str, ...], form: str) -> No
 @click.argument("kind", required=False, type=click.Choice(KINDS, case_sensitive=False))
 @no_color
 def schema(kind: str | None) -> None:
-    """Print the JSON Schema of the policy file, whole or of one kind of document."""
+    """Print the JSON Schema of the policy file.
+
+    Whole, or of one kind of document.
+    """
     from policies.spec import schema as source  # noqa: PLC0415
 
     click.echo(json.dumps(source.schema(kind), indent=2, ensure_ascii=False))
@@ -77,7 +79,10 @@ def schema(kind: str | None) -> None:
 def render(
     *, path: str, rollout: str | None, step: int | None, shares: tuple[tuple[str, int], ...], target: str, no_lease: bool, form: str
 ) -> None:
-    """Print the resources that would be sent, by group of proxies, type and name."""
+    """Print the resources that would be sent.
+
+    By group of proxies, type and name.
+    """
     if target != "envoy":
         raise CliError(f"--to {target} is not supported yet", hint="--to envoy", code=exits.USAGE)
     if step is not None and shares:
@@ -139,7 +144,10 @@ def _wish(policy: "RolloutPolicy", step: int | None, shares: dict[str, int]) -> 
 @no_color
 @click.pass_context
 def bootstrap(context: click.Context, *, name: str, node_id: str | None, xds: str, path: str | None, form: str) -> None:
-    """Print a ready Envoy bootstrap for a group: start Envoy with it and it is one of the group's proxies."""
+    """Print a ready Envoy bootstrap for a group.
+
+    An Envoy started with it is one of the group's proxies.
+    """
     try:
         where = address(xds, where="--xds")
     except ConfigError as error:

@@ -27,7 +27,7 @@ def _history(context: click.Context, rollout: str, last: int) -> list[JsonObject
 @no_color
 @click.pass_context
 def why(context: click.Context, rollout: str, last: int, form: str) -> None:
-    """Tell the last decisions in words, with the numbers they used."""
+    """Tell the last decisions with their numbers."""
     records = _history(context, rollout, last)
     if form != "table":
         write.document(list(records), form)
@@ -86,7 +86,10 @@ def history(context: click.Context, rollout: str, last: int, form: str) -> None:
 @no_color
 @click.pass_context
 def proxies(context: click.Context, form: str) -> None:
-    """List every connected Envoy: what it was sent, what it accepted, and its own words on what it rejected."""
+    """List every connected Envoy.
+
+    What it was sent, what it accepted, and its own words on what it rejected.
+    """
     with Client(globals_of(context).address) as client:
         found = items(client.get("/v1/proxies").get("proxies"))
     if form != "table":

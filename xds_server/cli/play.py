@@ -12,7 +12,10 @@ from xds_server.cli.options import no_color
 @no_color
 @click.pass_context
 def demo(context: click.Context, scenario: str | None, keep: bool, port: int | None) -> None:
-    """Play a rollout on this machine: a real Envoy, real language models, a bounded load."""
+    """Play a rollout on this machine.
+
+    A real Envoy, real language models, a bounded load.
+    """
     from xds_server.cli.demo import run  # noqa: PLC0415
 
     context.exit(run(scenario, keep, port))

@@ -58,7 +58,6 @@ def _directory(path: Path) -> dict[str, bytes]:
 def good(paths: Sequence[str]) -> "Loaded":
     """The documents of files that must be free of errors. Raises: CliError."""
     from policies.spec.loader import load  # noqa: PLC0415
-
     from xds_server.cli.picture import faults  # noqa: PLC0415
 
     loaded = load(read(paths))

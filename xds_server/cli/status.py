@@ -36,9 +36,9 @@ AGAIN_S: Final = 0.5
 @no_color
 @click.pass_context
 def status(context: click.Context, *, rollout: str | None, watch: bool, wait: str | None, timeout_s: float | None, form: str) -> None:
-    """Show shares, steps, what is still missing, gates with their evidence, leases and proxies.
+    """Show where the rollouts stand.
 
-    An end that is already there when --wait starts counts.
+    Shares, steps and what they still wait for, gates with their evidence, leases, proxies, and the reason in one sentence. An end that is already there when --wait starts counts.
     """
     settings = globals_of(context)
     if timeout_s is not None and wait is None:

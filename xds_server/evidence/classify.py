@@ -147,7 +147,8 @@ def _latency(common: Any, failure: Failure | None) -> float | None:
     if failure not in {None, Failure.STATUS}:
         return None
     sent, received = common.time_to_first_upstream_tx_byte, common.time_to_last_upstream_rx_byte
-    return max((received.seconds - sent.seconds) * 1e3 + (received.nanos - sent.nanos) / 1e6, 0.0)
+    milliseconds: float = max((received.seconds - sent.seconds) * 1e3 + (received.nanos - sent.nanos) / 1e6, 0.0)
+    return milliseconds
 
 
 def _milliseconds(microseconds: str) -> float | None:

@@ -27,4 +27,5 @@ def run(config: ServeConfig) -> int:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    return uvloop.run(serve(config))
+    code: int = uvloop.run(serve(config))
+    return code

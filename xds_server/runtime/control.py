@@ -44,7 +44,7 @@ class RuntimeControl:
     async def history(self, name: str, last: int) -> list[JsonObject] | None:
         if name not in self._server.conductor.entries:
             return None
-        return [report.record(RECORD.validate_json(body)) for body in await self._server.store.records(name, last)]
+        return [report.record(RECORD.validate_json(body)) for body, _ in await self._server.store.records(name, last)]
 
     def proxies(self) -> list[JsonObject]:
         refused: list[JsonObject] = [
@@ -64,6 +64,16 @@ class RuntimeControl:
             for each in self._server.hub.refused()
         ]
         return [_proxy(status) for status in self._server.hub.proxies()] + refused
+
+    def groups(self) -> list[JsonObject]:
+        return [
+            {
+                "name": group.name,
+                "select": {"cluster": group.select.cluster, "node_id": group.select.node_id, "metadata": dict(group.select.metadata)},
+                "listeners": [{"name": each.name, "address": each.address, "port": each.port} for each in group.listeners],
+            }
+            for group in self._server.documents.loaded.proxies
+        ]
 
     def policy_errors(self) -> list[JsonObject]:
         return [

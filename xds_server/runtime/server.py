@@ -180,7 +180,10 @@ class Server:
         if entry is None or delivery is None:
             return
         publication, seen = delivery
-        if publication == entry.state.publication and seen != entry.state.delivery:
+        state = entry.state
+        # A group without proxies has nothing to ACK: say so once, or a revert would wait for ever.
+        awaited = state.mode is Mode.REVERTING or state.incoming is not None
+        if publication == state.publication and (seen != state.delivery or (awaited and seen.acked >= seen.selected)):
             self.conductor.submit(name, Delivered(publication=publication, delivery=seen))
 
     def _decided(self, record: Record) -> None:
