@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from policies.spec.loader import load
 from xds_server.cli.demo import main, run, scenarios, story
 from xds_server.cli.demo.backstage import Model, requests_under_way, write_admin_port
 from xds_server.cli.demo.children import Child, DemoError
@@ -338,3 +339,13 @@ def test_importing_the_demo_is_light():
 
 def test_modes_are_words_a_person_types():
     assert [mode.value for mode in Mode] == ["good", "errors", "slow"]
+
+
+@pytest.mark.parametrize("candidate", [None, "v2"])
+def test_the_policy_files_load_without_a_word(candidate):
+    text = scenarios.rollout_file({"v1": 1001, "v2": 1002}, stable="v1", candidate=candidate)
+    loaded = load({"proxies.yaml": scenarios.proxies_file(8080).encode(), "chat.yaml": text.encode()})
+    assert (loaded.errors, loaded.warnings) == ((), ())
+    (policy,) = loaded.rollouts
+    assert policy.name == scenarios.ROLLOUT
+    assert (policy.candidate is not None) == (candidate is not None)

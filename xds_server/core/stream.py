@@ -143,6 +143,8 @@ class _World:
         self.asked |= change.asked
         self.owed = self.owed or change.world
         self.planned = None
+        if change.world and self.unanswered is not None:  # what is on the way reaches a client that wants everything again
+            self.asked |= self.unanswered.names
         if change.shrank:
             for name in [name for name in self.known if not self.subscription.covers(name)]:
                 self.forget(name)

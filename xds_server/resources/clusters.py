@@ -19,7 +19,7 @@ from policies.traffic import Traffic
 from xds_server.core.snapshot import Resource
 from xds_server.core.types import CDS, EDS
 from xds_server.resources import names
-from xds_server.resources.encoding import boolean, delimited, pack, pack_raw, resource, seconds, uint32
+from xds_server.resources.encoding import delimited, pack, pack_raw, resource, seconds, uint32
 
 CONNECT_TIMEOUT_S = 1.0
 

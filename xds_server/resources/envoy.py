@@ -4,7 +4,7 @@ Neighbours: `clusters`, `routes`, `listeners`, `runtime` build the parts; `xds_s
 what each part is for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from policies.spec.policy import ProxiesPolicy
 from policies.traffic import Traffic

@@ -7,7 +7,6 @@ it is stopped: version 1.40 crashes on exit while a mirrored request is under wa
 import asyncio
 import contextlib
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -278,8 +277,3 @@ def _stats(data: Json) -> Stats:
     users, shadows = data.pop("users"), data.pop("shadows")
     mode = Mode(str(data.pop("mode")))
     return Stats(mode=mode, users=Tally(**users), shadows=Tally(**shadows), **data)  # type: ignore[arg-type]
-
-
-def free_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -103,8 +103,8 @@ spec:
   assignment:
     sticky: {{header: x-user-id}}            # a user keeps the version
   steps:
-    - shadow:  {{share: {SHADOW_PERCENT}%, hold: {{for: 5s, samples: 20}}}}
-    - canary:  {{shares: [{shares}], hold: {{for: 5s, samples: 20}}}}
+    - shadow:  {{share: {SHADOW_PERCENT}%, hold: {{for: 5s, samples: 30}}}}
+    - canary:  {{shares: [{shares}], hold: {{for: 5s, samples: 30}}}}
     - promote: {{keep_stable_for: 3s}}
   gates:
     - {{name: errors,  metric: envoy/error_rate, role: guardrail, margin: {{absolute: 10%}}}}

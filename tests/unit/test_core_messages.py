@@ -1,0 +1,97 @@
+"""Discovery messages on the wire: what is read of a request, what is written of a response."""
+
+from contextlib import suppress
+
+import pytest
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3 import discovery_pb2 as wire
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.xds_peer import res
+from xds_server.core.facts import Response, Variant
+from xds_server.core.types import CDS, RTDS
+from xds_server.errors import PeerError
+from xds_server.services.messages import MAX_WORDS, decode, encode, node_info, without_field
+
+
+def test_a_delta_request_keeps_all_its_lists():
+    message = wire.DeltaDiscoveryRequest(
+        type_url=CDS,
+        resource_names_subscribe=["a"],
+        resource_names_unsubscribe=["b"],
+        initial_resource_versions={"c": "1"},
+        response_nonce="n",
+    )
+    request, node = decode(message.SerializeToString(), Variant.DELTA, implied_type=None, node_known=True)
+    assert (request.names, request.unsubscribe, request.initial_versions, request.nonce) == (("a",), ("b",), {"c": "1"}, "n")
+    assert request.error is None
+    assert node is None
+
+
+def test_error_detail_is_a_rejection_even_without_words_and_long_words_are_cut():
+    message = wire.DiscoveryRequest(type_url=CDS)
+    message.error_detail.SetInParent()
+    assert decode(message.SerializeToString(), Variant.SOTW, implied_type=None, node_known=True)[0].error == ""
+    message.error_detail.message = "x" * 10_000
+    assert len(decode(message.SerializeToString(), Variant.SOTW, implied_type=None, node_known=True)[0].error) == MAX_WORDS
+
+
+def test_of_large_metadata_only_our_own_key_is_kept():
+    node = Node(id="n")
+    node.metadata["crossfade"] = {"layers": 16}
+    node.metadata["noise"] = "x" * 100_000
+    assert node_info(node).metadata == {"crossfade": {"layers": 16}}
+    node.metadata["crossfade"] = {"layers": "y" * 100_000}
+    assert node_info(node).metadata == {}
+
+
+def test_a_version_is_read_from_envoys_build_or_from_what_the_client_calls_itself():
+    assert node_info(Node(id="n", user_agent_name="gRPC C-core", user_agent_version="1.85")).version == "gRPC C-core 1.85"
+
+
+@pytest.mark.parametrize("variant", list(Variant))
+@given(message=st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_a_clear_error(variant, message):
+    padded = message + bytes([0x1A, 0x80, 0x40]) + bytes(8192)
+    for raw in (message, padded):
+        with suppress(PeerError):
+            decode(raw, variant, implied_type=CDS, node_known=True)
+
+
+@example(names=["x" * 5000])
+@given(names=st.lists(st.text(max_size=20)))
+def test_a_field_is_cut_out_and_the_rest_stays_the_same(names):
+    rest = wire.DiscoveryRequest(type_url=CDS, resource_names=names, response_nonce="n")
+    whole = wire.DiscoveryRequest(node=Node(id="n" * 300))
+    whole.MergeFrom(rest)
+    assert wire.DiscoveryRequest.FromString(without_field(whole.SerializeToString(), 2)) == rest
+
+
+@pytest.mark.parametrize("cut", [b"\x0a", b"\x0a\x05abc", b"\x08", b"\x0b", b"\xff" * 12, b"\x09abc", b"\x0dab"])
+def test_a_message_that_is_cut_off_or_nonsense_is_refused(cut):
+    with pytest.raises((ValueError, IndexError)):
+        without_field(cut, 2)
+
+
+def test_a_leased_resource_in_the_state_of_the_world_is_wrapped_and_others_are_not():
+    response = Response(type_url=RTDS, nonce="n", version="v", resources=(res("lease", ttl_s=1.5), res("free")))
+    leased, free = wire.DiscoveryResponse.FromString(encode(response, Variant.SOTW)).resources
+    wrapped = wire.Resource()
+    assert leased.Unpack(wrapped)
+    assert (wrapped.name, wrapped.ttl.ToMilliseconds(), wrapped.resource.value) == ("lease", 1500, b"lease@1")
+    assert (free.type_url, free.value) == (RTDS, b"free@1")
+
+
+def test_a_delta_response_carries_versions_removals_and_a_bodiless_heartbeat():
+    response = Response(type_url=RTDS, nonce="n", version="v", resources=(res("lease", ttl_s=1.5),), removed=("gone",), bodiless=True)
+    read = wire.DeltaDiscoveryResponse.FromString(encode(response, Variant.DELTA))
+    assert (read.nonce, read.type_url, list(read.removed_resources), read.system_version_info) == ("n", RTDS, ["gone"], "v")
+    [beat] = read.resources
+    assert (beat.name, beat.version, beat.ttl.ToMilliseconds(), beat.HasField("resource")) == ("lease", "1", 1500, False)
+
+
+def test_garbage_is_really_refused_by_protobuf_first():
+    with pytest.raises(DecodeError):
+        wire.DiscoveryRequest.FromString(b"\xff\xff garbage")
