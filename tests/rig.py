@@ -569,7 +569,8 @@ class Envoy:
         return await self._alive() and (await self._admin("/ready", "GET"))[0] == 200
 
     async def _quiet(self) -> bool:
-        return not any((await self.stats("upstream_rq_active|downstream_rq_active")).values())
+        active = await self.stats("upstream_rq_active|downstream_rq_active")
+        return not any(number for name, number in active.items() if not name.startswith("http.admin."))
 
 
 async def validate(bootstrap: Mapping[str, object] | str, folder: Path) -> tuple[int, str]:

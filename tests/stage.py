@@ -16,6 +16,7 @@ import yaml
 
 from tests.rig import Backend, Client, Envoy, free_port, until
 
+BOOTSTRAPS: dict[str, str] = {}
 CLI = (sys.executable, "-m", "xds_server.cli")
 
 
@@ -103,19 +104,23 @@ class Stage:
 
     async def add_envoy(self, node, cluster="edge"):
         admin = free_port()
-        code, out, err = await self.cli(
-            "bootstrap", "--proxies", cluster, "--node-id", node, "--xds", f"127.0.0.1:{self.xds}", "--policies", str(self.policies)
-        )
-        assert code == 0, err
-        bootstrap = yaml.safe_load(out)
-        bootstrap["admin"]["address"]["socket_address"]["port_value"] = admin
-        if self.envoys:
-            # Envoys of one group have one listener port; on one machine they share it.
-            bootstrap.setdefault("node", {})
-        envoy = Envoy(bootstrap, self.folder, admin_port=admin, name=node)
+        text = await self._bootstrap(cluster)
+        for placeholder, value in (("node-to-be", node), ("61001", self.xds), ("9901", admin)):
+            assert placeholder in text
+            text = text.replace(placeholder, str(value))
+        envoy = Envoy(text, self.folder, admin_port=admin, name=node)
         await envoy.start(ready=False)
         self.envoys.append(envoy)
         return envoy
+
+    async def _bootstrap(self, cluster):
+        """What `crossfade bootstrap` prints, made once per test run (its typed messages take seconds to import)."""
+        if cluster not in BOOTSTRAPS:
+            where = ("--node-id", "node-to-be", "--xds", "127.0.0.1:61001", "--policies", str(self.policies), "-o", "json")
+            code, out, err = await self.cli("bootstrap", "--proxies", cluster, *where)
+            assert code == 0, err
+            BOOTSTRAPS[cluster] = out
+        return BOOTSTRAPS[cluster]
 
     async def kill_server(self):
         """SIGKILL, as a crash or the kernel would."""
@@ -142,7 +147,7 @@ class Stage:
         return answer.json() if answer.status_code == 200 else {}
 
     async def history(self, name="chat"):
-        return (await self.http.get(f"/v1/rollouts/{name}/history")).json()["records"]
+        return (await self.http.get(f"/v1/rollouts/{name}/history")).json()["history"]
 
     async def act(self, verb, name="chat", **body):
         answer = await self.http.post(f"/v1/rollouts/{name}:{verb}", json=body)

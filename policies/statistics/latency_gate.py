@@ -10,16 +10,20 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, inf, isfinite, log
+from statistics import NormalDist
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS
 from policies.statistics import blocks
 from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean, shown
 from policies.statistics.verdict import MIN_REQUESTS, decide
+
+_SCORES: Floats = np.linspace(-3.5, 3.5, 1401)
+_PROBABILITIES: Floats = np.array([NormalDist().cdf(float(score)) for score in _SCORES])
+"""The normal quantile between -3.5 and 3.5 as a table: scipy's is no better here and takes half of the server's start to import."""
 
 Bins = npt.NDArray[np.intp]
 
@@ -191,8 +195,8 @@ class LatencyGate:
     def _normal_score(self, below: Floats, bins: Bins) -> Floats:
         """Normal quantile of the middle of each bin in the known distribution of the baseline."""
         middle = (below[..., bins] - self.known[..., bins] / 2 + 0.5) / (below[..., -1:] + 1)
-        score: Floats = ndtri(middle)
-        return np.minimum(np.maximum(score, -3.5), 3.5)
+        score: Floats = np.interp(middle, _PROBABILITIES, _SCORES)
+        return score
 
     @property
     def log_fail(self) -> Floats:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
 
-from xds_server.runtime import web
+import uvicorn
+
 from xds_server.services import http_api
 from xds_server.services.control import ActError, Fault, Health, JsonObject
 from xds_server.services.metrics import Metrics
@@ -136,7 +138,7 @@ class FakeControl:
     async def wait_change(self, since, timeout_s):
         self.waiters += 1
         end = time.monotonic() + timeout_s
-        while self._version == since and time.monotonic() < end:
+        while self._version == since and time.monotonic() < end:  # noqa: ASYNC110 - the test changes it from another thread
             await asyncio.sleep(0.01)
         return self._version
 
@@ -154,24 +156,17 @@ class Served:
 
     def __init__(self, control, port=0) -> None:
         self.control = control
-        self._api = web.Api(http_api.app(control), f"127.0.0.1:{port}")
-        self.port = self._api.bind()
+        self._socket = socket.create_server(("127.0.0.1", port))
+        self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
+        self._server = uvicorn.Server(uvicorn.Config(http_api.app(control), log_config=None, lifespan="off", access_log=False))
+        self._thread = threading.Thread(target=lambda: self._server.run([self._socket]))
         self._thread.start()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._task = self._loop.create_task(self._api.serve())
-        with contextlib.suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(self._task)
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(10)
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(20)
+        self._socket.close()
         assert not self._thread.is_alive()
 
 

@@ -46,7 +46,7 @@ async def test_sticky_users_are_predicted_and_never_leave_the_candidate_while_it
                 picked = {reply.user: reply.variant for reply in replies}
                 lanes = weights({"candidate": round(share * 10_000)})
                 wanted = {
-                    user: {"stable": "v1", "candidate": "v2"}[pick(xxhash.xxh64_intdigest(salted(user, "chat", Assignment())), lanes)]
+                    user: {"stable": "v1", "candidate": "v2"}[pick(xxhash.xxh64_intdigest(salted(user, "chat", Assignment()).encode()), lanes)]
                     for user in users
                 }
                 assert picked == wanted

@@ -74,7 +74,17 @@ class World:
         await until(quiet, timeout_s=PATIENCE_S, what="models quiet")
 
     def load(self, rate_per_s: float = 10.0, **more) -> Load:
-        return Load(Plan(host="127.0.0.1", port=self.port, authority="chat.demo", rate_per_s=rate_per_s, timeout_s=PATIENCE_S, **more))
+        return Load(
+            Plan(
+                host="127.0.0.1",
+                port=self.port,
+                authority="chat.demo",
+                rate_per_s=rate_per_s,
+                timeout_s=PATIENCE_S,
+                in_flight_max=48,
+                **more,
+            )
+        )
 
 
 @pytest.fixture

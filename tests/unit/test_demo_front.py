@@ -98,7 +98,9 @@ async def _close_loads():
 
 
 def asking(port: int, **more) -> Load:
-    load = Load(Plan(host="127.0.0.1", port=port, authority=more.pop("authority", "chat.demo"), rate_per_s=200, **more))
+    load = Load(
+        Plan(host="127.0.0.1", port=port, authority=more.pop("authority", "chat.demo"), rate_per_s=200, **{"in_flight_max": 64, **more})
+    )
     LOADS.append(load)
     return load
 

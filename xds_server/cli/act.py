@@ -5,10 +5,11 @@ import uuid
 
 import click
 
-from xds_server.cli import write
+from xds_server.cli import exits, write
 from xds_server.cli.client import Client
+from xds_server.cli.exits import CliError
 from xds_server.cli.options import globals_of, no_color, output, server
-from xds_server.services.control import JsonObject
+from xds_server.services.control import NAME, NAME_HINT, JsonObject
 
 
 def _verb(verb: str, text: str) -> click.Command:
@@ -42,10 +43,10 @@ def _verb(verb: str, text: str) -> click.Command:
 
 
 def segment(name: str) -> str:
-    """A name as one segment of a URL."""
-    from urllib.parse import quote  # noqa: PLC0415
-
-    return quote(name, safe="")
+    """A rollout's name as a segment of a URL. Raises: CliError: If it cannot be one."""
+    if not NAME.match(name):
+        raise CliError(f"{name!r} is not a rollout name", hint=NAME_HINT, code=exits.USAGE)
+    return name
 
 
 def actor() -> str:

@@ -8,7 +8,8 @@ import click
 from xds_server.cli.app import COMMANDS, crossfade
 from xds_server.config import SETTINGS
 
-WIDTH: Final = 100
+WIDTH: Final = 98
+"""What click makes of a terminal of 100 columns or more."""
 
 _HEAD = """\
 # The `crossfade` command

@@ -35,7 +35,7 @@ def _body(type_url: str, body: bytes) -> Json:
     message = _class(type_url)()
     message.ParseFromString(body)
     readable(message)
-    plain: Json = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    plain: Json = json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True))
     return plain
 
 
@@ -72,27 +72,22 @@ def _readable_any(packed: AnyMessage) -> None:
     packed.value = inside.SerializeToString(deterministic=True)
 
 
-def bootstrap_document(select: JsonObject, *, name: str, node_id: str | None, xds: Address, admin_port: int) -> Json:
+def bootstrap_document(select: JsonObject, *, name: str, node_id: str | None, xds: Address, admin_port: int) -> JsonObject:
     """An Envoy bootstrap for a proxy that the group's selector selects."""
     from xds_server.resources.bootstrap import bootstrap  # noqa: PLC0415 - slow to import
 
-    made = bootstrap(
+    metadata: JsonObject = {}
+    for path, value in part(select, "metadata").items():
+        _put(metadata, path.split("."), value)
+    made: JsonObject = bootstrap(
         node_id=node_id or text(select.get("node_id"), f"{name}-1").replace("*", "1").replace("?", "1"),
         cluster=text(select.get("cluster"), name),
         xds_host=xds.host,
         xds_port=xds.port,
         admin_port=admin_port,
+        metadata=metadata,
     )
-    plain: Json = json.loads(made) if isinstance(made, str) else made
-    metadata = part(select, "metadata")
-    if metadata and isinstance(plain, dict):
-        node = plain.setdefault("node", {})
-        assert isinstance(node, dict)
-        place = node.setdefault("metadata", {})
-        assert isinstance(place, dict)
-        for path, value in metadata.items():
-            _put(place, path.split("."), value)
-    return plain
+    return made
 
 
 def _put(place: JsonObject, path: list[str], value: Json) -> None:

@@ -150,7 +150,10 @@ class _World:
                 self.forget(name)
             self.asked = {name for name in self.asked if self.subscription.covers(name)}
             self.again = {name for name in self.again if self.subscription.covers(name)}
-            self.rejected = {name: version for name, version in self.rejected.items() if version and self.subscription.covers(name)}
+            still = {name: version for name, version in self.rejected.items() if self.subscription.covers(name)}
+            if len(still) < len(self.rejected):  # what spoiled the removals beside it may be gone
+                self.asked |= {name for name, version in still.items() if not version}
+            self.rejected = still
             if not self.rejected:
                 self.error = ""
 

@@ -5,6 +5,7 @@ Neighbours: `names` for what bootstrap and rendered resources must agree on.
 Source: Envoy `bootstrap.proto`; xDS delta over one aggregated stream.
 """
 
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_address
@@ -45,17 +46,23 @@ def bootstrap(
         admin_port: Port of Envoy's admin page, on the loopback only.
         metadata: More of `node.metadata`, for `select.metadata`.
     """
+    told = {**(metadata or {}), METADATA_KEY: {LAYERS_KEY: names.LAYERS}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the library's own, at import, with a pydantic newer than itself
+        return _bootstrap(node_id, cluster, told, (xds_host, xds_port), admin_port)
+
+
+def _bootstrap(node_id: str, cluster: str, metadata: dict[str, Any], xds: tuple[str, int], admin_port: int) -> dict[str, Any]:
     from betterproto2 import Casing  # noqa: PLC0415
     from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources, ClusterManager  # noqa: PLC0415
     from envoy_data_plane.envoy.config.core.v3 import ApiConfigSourceApiType, Node  # noqa: PLC0415
     from envoy_data_plane.google.protobuf import Struct  # noqa: PLC0415
 
-    told = {**(metadata or {}), METADATA_KEY: {LAYERS_KEY: names.LAYERS}}
     message = Bootstrap(
-        node=Node(id=node_id, cluster=cluster, metadata=Struct.from_dict(told)),
+        node=Node(id=node_id, cluster=cluster, metadata=Struct.from_dict(metadata)),
         admin=Admin(address=_address(ADMIN_HOST, admin_port)),
         dynamic_resources=_dynamic_resources(),
-        static_resources=BootstrapStaticResources(clusters=[_xds_cluster(xds_host, xds_port)]),
+        static_resources=BootstrapStaticResources(clusters=[_xds_cluster(*xds)]),
         cluster_manager=ClusterManager(load_stats_config=_grpc_source(ApiConfigSourceApiType.GRPC)),
         layered_runtime=_layered_runtime(),
     )

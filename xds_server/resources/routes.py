@@ -20,12 +20,14 @@ from policies.weights import TOTAL, weights
 from xds_server.core.snapshot import Resource
 from xds_server.core.types import CDS
 from xds_server.resources import names
-from xds_server.resources.encoding import boolean, resource, seconds, uint32
+from xds_server.resources.encoding import boolean, pack_raw, resource, seconds, uint32
 
 ANY_HOST = "*"
 
 SHADOW_HEADER = "x-crossfade-shadow"
 """Set on mirrored copies, so that a pod with side effects can tell them from users' requests."""
+
+OTHER_HOST_TYPE = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 
 RETRY_ON = {
     Fallback.CONNECT: "connect-failure,refused-stream,reset-before-request",
@@ -144,5 +146,11 @@ def _retry_policy(retry_on: str) -> pb.RetryPolicy:
     return pb.RetryPolicy(
         retry_on=retry_on,
         num_retries=uint32(1),
+        retry_host_predicate=[
+            pb.RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts", typed_config=pack_raw(OTHER_HOST_TYPE, b"")
+            )
+        ],
+        host_selection_retry_max_attempts=3,
         retry_back_off=pb.RetryPolicy.RetryBackOff(base_interval=seconds(0.001), max_interval=seconds(0.005)),
     )

@@ -4,6 +4,7 @@ Neighbours: `http_api` speaks it over HTTP; `xds_server.runtime` implements it. 
 `policies.report` (`crossfade status -o json`), made fresh for each call, so that nobody can reach into the state.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -33,6 +34,11 @@ VERBS = ("abort", "promote", "pause", "resume")
 
 LATER_VERBS = ("start", "advance", "retry", "approve", "rollback", "freeze", "unfreeze")
 """Verbs that are promised and not there yet: asking for one gets a clear answer."""
+
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+"""A DNS label, as rollouts are named."""
+
+NAME_HINT = "lower-case letters, digits and '-', at most 63"
 
 HISTORY_MAX = 1000
 """Decision records handed out at most in one answer."""

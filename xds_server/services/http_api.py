@@ -10,7 +10,6 @@ Neighbours: `control` is the port; the runtime serves the app.
 import asyncio
 import contextlib
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
-from xds_server.services.control import HISTORY_MAX, LATER_VERBS, VERBS, ActError, Control, Fault, Json, JsonObject
+from xds_server.services.control import HISTORY_MAX, LATER_VERBS, NAME, NAME_HINT, VERBS, ActError, Control, Fault, Json, JsonObject
 from xds_server.services.metrics import CONTENT_TYPE_LATEST
 
 BODY_MAX_BYTES = 64 * 1024
@@ -36,9 +35,6 @@ STUCK_S = 30.0
 HISTORY_DEFAULT = 20
 TEXT_MAX = {"reason": 2000, "actor": 200, "idempotency_key": 200}
 """Longest texts of an act [characters]: they are kept for good in the decision record."""
-
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
-"""A DNS label, as rollouts are named."""
 
 HTTP_STATUS: dict[Fault, int] = {
     Fault.UNKNOWN_ROLLOUT: 404,
@@ -230,7 +226,7 @@ def _same_origin(request: Request) -> None:
 
 def _checked(name: str) -> str:
     if not NAME.match(name):
-        raise ApiError(400, "bad_name", f"{name[:100]!r} is not a rollout name", hint="lower-case letters, digits and '-', at most 63")
+        raise ApiError(400, "bad_name", f"{name[:100]!r} is not a rollout name", hint=NAME_HINT)
     return name
 
 

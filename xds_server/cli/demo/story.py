@@ -243,6 +243,8 @@ class Story:
         failures = ", ".join(f"{count} x {outcome}" for outcome, count in sorted(got.items()) if outcome != "ok" and count)
         first = f"time to first token p50 {quantile(tally.firsts_ms, 0.5):.0f} ms, p95 {quantile(tally.firsts_ms, 0.95):.0f} ms"
         lines = [f"  users saw: {got.get('ok', 0)} good answers, {failures or 'no failure'}; {first}"]
+        if tally.skipped:
+            lines.append(f"  {tally.skipped} of {tally.sent + tally.skipped} questions so far were not sent: the machine was too busy")
         bad = self._stage.models[report.act.candidate].stats.users
         if report.fault_at is not None and report.decided_at is not None:
             if report.act.fault is Fault.CRASH:

@@ -1,0 +1,319 @@
+"""`validate`, `schema`, `render`, `bootstrap`, `serve`'s settings and docs/cli.md."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.cli.running import run
+from xds_server.cli.docs import render_cli_docs
+from xds_server.config import SETTINGS, ConfigError, address, read_config
+
+PROXIES = """\
+apiVersion: crossfade/v1
+kind: Proxies
+metadata: {name: edge}
+spec:
+  select: {cluster: edge-gateway, node_id: "edge-*", metadata: {place.site: north}}
+  listeners:
+    - {name: http, address: 0.0.0.0, port: 8080}
+"""
+ROLLOUT = """\
+apiVersion: crossfade/v1
+kind: Rollout
+metadata: {name: chat}
+spec:
+  traffic:
+    proxies: edge
+    listener: http
+    match: [{host: chat.example.com}]
+  variants:
+    stable: {version: v1, endpoints: {static: ["127.0.0.1:9001"]}}
+    candidate: {version: v2, endpoints: {static: ["127.0.0.1:9002"]}}
+  assignment: {sticky: {header: x-user-id}}
+  steps:
+    - shadow: {share: 50%, hold: {for: 1m}}
+    - canary: {shares: [1%, 10%], hold: {for: 5m, samples: 500}}
+    - promote: {}
+  gates:
+    - {name: errors, metric: envoy/error_rate, margin: {absolute: 0.5%}}
+"""
+
+
+@pytest.fixture
+def policies(tmp_path):
+    (tmp_path / "proxies.yaml").write_text(PROXIES)
+    (tmp_path / "chat.yaml").write_text(ROLLOUT)
+    return tmp_path
+
+
+def test_good_files_are_counted_on_stderr(policies):
+    ran = run("validate", policies)
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == "2 files good: 1 Rollout, 1 Proxies\n"
+    assert run("validate", policies / "proxies.yaml", policies / "chat.yaml").code == 0
+    assert json.loads(run("validate", policies, "-o", "json").out) == []
+
+
+def test_all_errors_of_all_files_are_told_with_their_place(policies):
+    (policies / "chat.yaml").write_text(ROLLOUT.replace("stable:", "stabel:"))
+    (policies / "more.yaml").write_text("kind: Rolout\n")
+    ran = run("validate", policies)
+    assert ran.code == 1
+    assert ran.err == f"{ran.out.count('.yaml:')} errors in 3 files\n"
+    assert f"{policies}/chat.yaml:10:" in ran.out
+    assert f"{policies}/more.yaml:1:" in ran.out
+    found = json.loads(run("validate", policies, "-o", "json").out)
+    assert len(found) == ran.out.count(".yaml:") >= 3
+    assert all(list(error) == ["file", "line", "column", "path", "message", "expected", "hint"] for error in found)
+
+
+def test_stdin_is_a_file_too(policies):
+    assert run("validate", policies / "proxies.yaml", "-", stdin=ROLLOUT).code == 0
+    ran = run("validate", "-", stdin="{")
+    assert ran.code == 1
+    assert ran.out.startswith("<stdin>:1:")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a" * 5_000_000, b"- \n" * 9, b""])
+def test_bytes_that_are_no_policy_are_an_answer_not_a_crash(tmp_path, content):
+    (tmp_path / "x.yaml").write_bytes(content)
+    assert run("validate", tmp_path / "x.yaml").code in {0, 1}
+
+
+def test_what_cannot_be_read_is_wrong_usage(tmp_path):
+    assert run("validate", tmp_path / "none.yaml").err.splitlines()[0].endswith("none.yaml: no such file or directory")
+    assert run("validate", tmp_path / "none.yaml").code == 2
+    assert run("validate", tmp_path).err.startswith("error: no policy file found")
+    assert run("validate", tmp_path).code == 2
+
+
+def test_the_schema_accepts_a_good_document_and_no_unknown_key():
+    document = yaml.safe_load(ROLLOUT)
+    for arguments in ((), ("Rollout",), ("rollout",)):
+        schema = json.loads(run("schema", *arguments).out)
+        jsonschema.validate(document, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**document, "speck": 1}, schema)
+    assert run("schema", "Rolout").code == 2
+
+
+def rendered(*arguments):
+    ran = run("render", *arguments)
+    assert (ran.code, ran.err) == (0, "")
+    return yaml.safe_load(ran.out)
+
+
+def layers(world):
+    keys = {}
+    for layer in world["edge"]["RTDS"].values():
+        keys |= layer.get("layer", {})
+    return keys
+
+
+def shares(world):
+    """The candidate's and the total weight, as the runtime overlay has them."""
+    weights = [int(value) for value in layers(world).values() if isinstance(value, int | float)]
+    return min(weights), sum(weights)
+
+
+def test_render_shows_every_resource_of_the_group(policies):
+    world = rendered(policies)
+    assert list(world) == ["edge"]
+    assert {"CDS", "EDS", "LDS", "RDS", "RTDS"} == set(world["edge"])
+    assert any("v2" in name for name in world["edge"]["CDS"])
+    (listener,) = world["edge"]["LDS"].values()
+    assert listener["address"]["socket_address"]["port_value"] == 8080
+
+
+def test_render_gives_the_asked_share(policies):
+    assert shares(rendered(policies))[0] == 0
+    candidate, total = shares(rendered(policies, "--shares", "candidate=10%"))
+    assert total == 10007
+    assert abs(candidate / total - 0.1) < 1e-4
+    assert shares(rendered(policies, "--step", "3")) == (candidate, total)
+    assert shares(rendered(policies, "--step", "1"))[0] == 0
+    assert json.loads(run("render", policies, "--step", "2", "-o", "json").out) == rendered(policies, "--step", "2")
+
+
+def test_render_without_a_lease_writes_the_share_into_the_routes(policies):
+    leased, plain = (json.dumps(rendered(policies, "--step", "3", *more)["edge"]["RDS"]) for more in ((), ("--no-lease",)))
+    assert "9006" not in leased
+    assert "9006" in plain
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--rollout", "nope"),
+        ("--step", "9"),
+        ("--step", "0"),
+        ("--shares", "other=1%"),
+        ("--shares", "candidate=101%"),
+        ("--shares", "candidate=ten"),
+        ("--step", "1", "--shares", "candidate=1%"),
+        ("--to", "istio"),
+        ("--to", "nginx"),
+    ],
+)
+def test_render_of_what_is_not_there_is_wrong_usage(policies, arguments):
+    ran = run("render", policies, *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+
+
+def test_render_of_a_broken_policy_names_the_first_fault(policies):
+    (policies / "chat.yaml").write_text(ROLLOUT.replace("stable:", "stabel:"))
+    ran = run("render", policies)
+    assert ran.code == 1
+    assert "chat.yaml:9:" in ran.err.splitlines()[1]
+    assert ran.err.splitlines()[-1] == f"hint: crossfade validate {policies}"
+
+
+OLD_PYDANTIC = pytest.mark.filterwarnings("ignore::DeprecationWarning:envoy_data_plane", "ignore::DeprecationWarning:pydantic")
+"""envoy-data-plane declares its validators in a form pydantic has deprecated."""
+
+
+def bootstrapped(*arguments):
+    ran = run("bootstrap", "--proxies", "edge", *arguments)
+    assert (ran.code, ran.err) == (0, "")
+    return yaml.safe_load(ran.out)
+
+
+@OLD_PYDANTIC
+def test_a_bootstrap_is_of_the_group(policies):
+    found = bootstrapped("--policies", policies, "--node-id", "edge-7", "--xds", "10.0.0.1:18001")
+    assert (found["node"]["id"], found["node"]["cluster"]) == ("edge-7", "edge-gateway")
+    assert found["node"]["metadata"] == {"place": {"site": "north"}, "crossfade": {"layers": 16}}
+    assert "10.0.0.1" in json.dumps(found["static_resources"])
+    assert "18001" in json.dumps(found["static_resources"])
+    assert bootstrapped("--policies", policies)["node"]["id"] == "edge-1"
+
+
+@OLD_PYDANTIC
+def test_a_bootstrap_can_come_from_the_server(server):
+    found = bootstrapped("--server", server.url)
+    assert (found["node"]["id"], found["node"]["cluster"]) == ("edge-1", "edge")
+    assert found["node"]["metadata"]["zone"] == "a"
+
+
+@OLD_PYDANTIC
+def test_an_envoy_takes_the_bootstrap(policies, tmp_path):
+    file = tmp_path / "envoy.yaml"
+    file.write_text(run("bootstrap", "--proxies", "edge", "--policies", policies).out)
+    envoy = Path(sys.executable).with_name("envoy")
+    ran = subprocess.run([envoy, "--mode", "validate", "-c", file], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--proxies", "nope"), ("--proxies", "edge", "--xds", "nowhere"), ()])
+def test_a_bootstrap_of_what_is_not_there_is_wrong_usage(policies, arguments):
+    assert run("bootstrap", *arguments, "--policies", policies).code == 2
+
+
+# The settings of `serve`.
+
+
+def test_settings_come_from_flags_then_variables_then_defaults(monkeypatch):
+    seen = []
+    module = type(sys)("xds_server.runtime")
+    module.run = lambda config: seen.append(config) or 0
+    monkeypatch.setitem(sys.modules, "xds_server.runtime", module)
+    monkeypatch.setenv("CROSSFADE_STORE", "memory:")
+    monkeypatch.setenv("CROSSFADE_XDS", "127.0.0.1:1")
+    assert run("serve", "--policies", "p", "--xds", "[::1]:2").code == 0
+    (config,) = seen
+    assert (str(config.policies), config.store, config.xds, config.api) == ("p", "memory:", "[::1]:2", "127.0.0.1:18080")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no policy directory given"),
+        (("--policies", "https://github.com/x/y.git#main"), "not supported yet"),
+        (("--policies", "git@github.com:x/y"), "not supported yet"),
+        (("--policies", "p", "--store", "etcd://x"), "not supported yet"),
+        (("--policies", "p", "--store", "sqlite:"), "is not a store"),
+        (("--policies", "p", "--xds", "18000"), "is not an address"),
+        (("--policies", "p", "--xds", "::1:18000"), "is not an address"),
+        (("--policies", "p", "--api", "h:70000"), "is not an address"),
+        (("--policies", "p", "--log-level", "loud"), "is not a log level"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_wrong_usage(arguments, words):
+    ran = run("serve", *arguments)
+    assert ran.code == 2
+    lines = ran.err.splitlines()
+    assert words in lines[0]
+    assert "CROSSFADE_" in lines[1]
+    assert lines[2].startswith("hint: ")
+
+
+def test_what_hinders_a_start_is_told_in_three_lines(tmp_path):
+    folder = tmp_path / "none"
+    command = [sys.executable, "-m", "xds_server.cli", "serve", "--policies", folder, "--store", "memory:"]
+    command += ["--xds", "127.0.0.1:0", "--api", "127.0.0.1:0"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    what, where, hint = [line for line in ran.stderr.splitlines() if not line.startswith("{")]
+    assert what.startswith(f"error: cannot read policies from {folder}: ")
+    assert where == f"  --policies {folder}"
+    assert hint.startswith("hint: ")
+
+
+def test_a_port_in_use_is_exit_3_that_names_it(policies):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "xds_server.cli", "serve", "--policies", policies, "--store", "memory:"]
+        ran = subprocess.run([*command, "--api", address], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 3
+    lines = [line for line in ran.stderr.splitlines() if not line.startswith("{")]
+    assert lines[0] == f"error: cannot listen on {address}: Address already in use"
+    assert lines[2].startswith("hint: ")
+
+
+def test_an_address_is_read_with_its_brackets():
+    assert str(address("[::1]:18000", where="")) == "[::1]:18000"
+    assert address("[::1]:18000", where="").host == "::1"
+    with pytest.raises(ConfigError):
+        address("[::1]", where="")
+
+
+def test_every_default_is_a_value_its_own_check_accepts():
+    assert read_config({"policies": "p"}).log_level == "info"
+    assert all(setting.help and setting.why for setting in SETTINGS)
+
+
+def test_the_docs_have_every_verb_and_setting():
+    text = render_cli_docs()
+    for verb in (
+        "serve",
+        "validate",
+        "schema",
+        "render",
+        "bootstrap",
+        "status",
+        "why",
+        "history",
+        "abort",
+        "promote",
+        "pause",
+        "resume",
+        "proxies",
+    ):
+        assert f"\n## crossfade {verb}\n\n```text\nUsage: crossfade {verb} " in text
+    assert all(setting.variable in text for setting in SETTINGS)
+
+
+@pytest.mark.parametrize("arguments", [(), ("abort",), ("serve",), ("render",)])
+def test_the_docs_are_what_help_prints(arguments):
+    command = [sys.executable, "-m", "xds_server.cli", *arguments, "--help"]
+    environment = {**os.environ, "COLUMNS": "100"}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert f"```text\n{ran.stdout.rstrip()}\n```" in render_cli_docs()

@@ -1,0 +1,158 @@
+"""grpcio's own xDS client against our discovery service: a client we did not write, which does what Envoy does not.
+
+It names its listeners and clusters, repeats first requests before it was answered, unsubscribes, and sends its node once. State of the world only.
+"""
+
+import asyncio
+import json
+import os
+import sys
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpConnectionManager
+from google.protobuf.json_format import ParseDict
+
+from tests.wire.discovery import serving, until
+from xds_server.adapters.grpc_transport import GrpcTransport
+from xds_server.core.facts import Variant
+from xds_server.core.snapshot import Resource, Snapshot
+from xds_server.core.stream import State
+from xds_server.core.transport import Kind, Method
+from xds_server.core.types import CDS, EDS, LDS, RDS
+
+CALLER = """
+import sys, grpc
+channel = grpc.insecure_channel("xds:///svc")
+call = channel.unary_unary("/t.T/Who")
+for line in sys.stdin:
+    answers = [call(b"?", timeout=15, wait_for_ready=True).decode() for _ in range(int(line))]
+    print(*answers, flush=True)
+"""
+NODE = {"id": "grpc-1", "cluster": "c"}
+
+
+def packed(url, message, name):
+    body = message.SerializeToString(deterministic=True)
+    return url, Resource(name=name, version=str(hash(body)), body=body)
+
+
+def listener():
+    manager = HttpConnectionManager()
+    manager.rds.route_config_name = "routes"
+    manager.rds.config_source.ads.SetInParent()
+    manager.rds.config_source.resource_api_version = 2
+    router = manager.http_filters.add(name="router")
+    router.typed_config.Pack(Router())
+    made = Listener(name="svc")
+    made.api_listener.api_listener.Pack(manager)
+    return packed(LDS, made, "svc")
+
+
+def routes(weights):
+    clusters = [{"name": name, "weight": weight} for name, weight in weights.items()]
+    route = {"match": {"prefix": ""}, "route": {"weighted_clusters": {"clusters": clusters}}}
+    made = ParseDict({"name": "routes", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]}, RouteConfiguration())
+    return packed(RDS, made, "routes")
+
+
+def cluster(name):
+    source = {"ads": {}, "resource_api_version": "V3"}
+    return packed(CDS, ParseDict({"name": name, "type": "EDS", "eds_cluster_config": {"eds_config": source}}, Cluster()), name)
+
+
+def endpoints(name, port):
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    locality = {"locality": {"region": name}, "load_balancing_weight": 1, "lb_endpoints": [{"endpoint": {"address": address}}]}
+    return packed(EDS, ParseDict({"cluster_name": name, "endpoints": [locality]}, ClusterLoadAssignment()), name)
+
+
+def snapshot(serial, ports, weights):
+    types = {}
+    found = [listener(), routes(weights), *map(cluster, ports), *(endpoints(name, port) for name, port in ports.items())]
+    for url, resource in found:
+        types.setdefault(url, {})[resource.name] = resource
+    return Snapshot(serial=serial, resources=types)
+
+
+async def backend(name):
+    class Session:
+        def __init__(self, outlet):
+            self.outlet = outlet
+
+        def received(self, _):
+            self.outlet.send(name.encode())
+            self.outlet.finish()
+
+        def closed(self):
+            pass
+
+    transport = GrpcTransport([Method(path="/t.T/Who", kind=Kind.UNARY, service=Session)])
+    return transport, await transport.serve("127.0.0.1:0")
+
+
+class Caller:
+    """A process of its own, because the client reads its bootstrap once per process."""
+
+    def __init__(self, process):
+        self.process = process
+
+    async def call(self, times):
+        self.process.stdin.write(f"{times}\n".encode())
+        async with asyncio.timeout(30):
+            return (await self.process.stdout.readline()).decode().split()
+
+
+@pytest.fixture
+async def stage():
+    async with serving() as world:
+        backends = {name: await backend(name) for name in ("stable", "canary")}
+        config = {"xds_servers": [{"server_uri": world.address, "channel_creds": [{"type": "insecure"}]}], "node": NODE}
+        environment = {**os.environ, "GRPC_XDS_BOOTSTRAP_CONFIG": json.dumps(config)}
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", CALLER, stdin=pipe, stdout=pipe, env=environment)
+        try:
+            yield world.hub, Caller(process), {name: port for name, (_, port) in backends.items()}
+        finally:
+            process.kill()
+            await process.wait()
+            process._transport.close()
+            for transport, _ in backends.values():
+                await transport.stop(0.1)
+
+
+async def test_a_grpc_client_follows_weights_and_unsubscribes_what_it_no_longer_needs(stage):
+    hub, caller, ports = stage
+    hub.publish("all", snapshot(1, ports, {"stable": 100}))
+    assert set(await caller.call(20)) == {"stable"}
+    hub.publish("all", snapshot(2, ports, {"stable": 50, "canary": 50}))
+    await until(lambda: hub.sync_state("all", 2).acked == 1)
+    seen = set()
+    async with asyncio.timeout(20):
+        while seen != {"stable", "canary"}:
+            seen |= set(await caller.call(20))
+    hub.publish("all", snapshot(3, ports, {"canary": 100}))
+    await until(lambda: hub.sync_state("all", 3).acked == 1)
+    async with asyncio.timeout(20):
+        while set(await caller.call(20)) != {"canary"}:
+            pass
+    [status] = hub.proxies()
+    assert (status.node_id, status.variant, status.leased) == ("grpc-1", Variant.SOTW, False)
+    assert {each.state for each in status.types} == {State.SYNCED}
+
+
+async def test_a_grpc_client_rejects_weights_that_sum_to_nothing_and_keeps_the_old_ones(stage):
+    hub, caller, ports = stage
+    hub.publish("all", snapshot(1, ports, {"stable": 100}))
+    assert set(await caller.call(5)) == {"stable"}
+    hub.publish("all", snapshot(2, ports, {"stable": 0, "canary": 0}))
+    await until(lambda: hub.sync_state("all", 2).rejected == 1)
+    assert "grpc-1 rejects RDS" in hub.sync_state("all", 2).words
+    assert set(await caller.call(5)) == {"stable"}
+    hub.publish("all", snapshot(3, ports, {"canary": 100}))
+    await until(lambda: hub.sync_state("all", 3).acked == 1)
+    assert hub.sync_state("all", 3).rejected == 0
