@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from xds_server.resources.names import XDS_CLUSTER
+
 ENVOY = Path(sys.executable).with_name("envoy")
 PATIENCE_S = 20.0
 """A hang becomes a failure after this; nothing is measured by it."""
@@ -129,7 +131,7 @@ class Backend:
     by_user: Counter[str] = field(default_factory=Counter)
     seen: deque[Seen] = field(default_factory=lambda: deque(maxlen=SEEN_MAX))
     _server: asyncio.Server | None = None
-    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = field(default_factory=dict)
     _random: random.Random = field(default_factory=random.Random)
 
     @property
@@ -155,9 +157,11 @@ class Backend:
             return
         self._server.close()
         self._server = None
-        for writer in tuple(self._writers):
+        for writer, task in tuple(self._connections.items()):
             writer.transport.abort()
-        await until(lambda: not self._writers, "the backend's connections to end")
+            if task is not None:
+                task.cancel()
+        await until(lambda: not self._connections, "the backend's connections to end")
 
     def reset_counts(self) -> None:
         self.requests = self.shadows = self.health_checks = self.began = 0
@@ -167,7 +171,7 @@ class Backend:
         self.seen.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        self._connections[writer] = asyncio.current_task()
         try:
             while True:
                 request = await _read_request(reader)
@@ -175,7 +179,7 @@ class Backend:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass
         finally:
-            self._writers.discard(writer)
+            self._connections.pop(writer, None)
             writer.transport.abort()
 
     async def _answer(self, request: Seen, writer: asyncio.StreamWriter) -> None:

@@ -264,12 +264,23 @@ async def test_a_listener_port_in_use_is_rejected_in_envoys_own_words_and_nothin
         assert not (await world.client.request()).failure
 
 
-async def test_envoy_starts_without_us_and_finds_us_later(tmp_path):
-    """Runtime layers are waited for one second, not fifteen; with nobody there it still becomes alive."""
-    port, admin_port = free_port(), free_port()
-    config = bootstrap(node_id="n", cluster="edge", xds_host="127.0.0.1", xds_port=port, admin_port=admin_port)
-    async with Envoy(config, tmp_path, admin_port=admin_port) as envoy:
-        assert (await envoy.json("/server_info"))["state"] == "LIVE"
+async def test_an_envoy_that_started_before_us_serves_as_soon_as_we_are_there(tmp_path):
+    async with two_versions(tmp_path) as world:
+        await world.plane.stop()
+        config = bootstrap(node_id="n", cluster="edge", xds_host="127.0.0.1", xds_port=world.plane.port, admin_port=(admin := free_port()))
+        port = free_port()
+        world.plane.proxies = replace(world.plane.proxies, listeners=(Listener(name="public", address="127.0.0.1", port=port),))
+        await world.envoy.kill()
+        envoy = Envoy(config, tmp_path, admin_port=admin, name="early")
+        await envoy.start(ready=False)
+        try:
+            assert (await envoy.json("/server_info"))["state"] != "LIVE", "without routes it is not ready for traffic"
+            await world.plane.start()
+            await envoy.wait_ready()
+            async with Client(port) as client:
+                assert not (await client.request()).failure
+        finally:
+            await envoy.stop()
 
 
 async def test_hosts_and_prefixes_choose_the_rollout(tmp_path):

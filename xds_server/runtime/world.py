@@ -65,6 +65,8 @@ class World:
         wanted = {document.name: document for document in documents}
         for name in self._groups.keys() - wanted.keys():
             del self._groups[name]
+            for view in VIEWS:
+                self._hub.withdraw(key_of(name, view))
         for name, document in wanted.items():
             group = self._groups.setdefault(name, _Group(proxies=document))
             if group.serial == 0 or group.proxies != document:
@@ -72,6 +74,7 @@ class World:
                 self._changed.add(name)
         for wish in self._wishes.values():
             self._place(wish)
+        self._hub.reselect()
 
     def publish(self, wish: Traffic) -> None:
         old = self._wishes.get(wish.rollout)
