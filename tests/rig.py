@@ -573,8 +573,9 @@ class Envoy:
         return await self._alive() and (await self._admin("/ready", "GET"))[0] == 200
 
     async def _quiet(self) -> bool:
+        """No request in flight; the admin page's own and the streams to the control plane are always there."""
         active = await self.stats("upstream_rq_active|downstream_rq_active")
-        return not any(number for name, number in active.items() if not name.startswith("http.admin."))
+        return not any(number for name, number in active.items() if not name.startswith(("http.admin.", f"cluster.{XDS_CLUSTER}.")))
 
 
 async def validate(bootstrap: Mapping[str, object] | str, folder: Path) -> tuple[int, str]:

@@ -33,8 +33,8 @@ def test_status_piped_is_aligned_plain_text(server):
         "  candidate  2 of 2 pods ready",
         "  lease      30 s, held",
         "  proxies    2 of 2 ACKed",
-        "    GATE    ROLE       VERDICT       WORSE  NEEDED  AS GOOD  NEEDED  STABLE  CANDIDATE  SAMPLES   AGE",
-        "    errors  guardrail  INCONCLUSIVE  3.1:1  100:1   0.4:1    20:1    0.1%    0.4%       6021/312  0.4 s",
+        "    GATE    ROLE       VERDICT       WORSE    AS GOOD  ESTIMATE   REQUESTS  AGE",
+        "    errors  guardrail  INCONCLUSIVE  3.1/100  0.4/20   0.1%|0.4%  6021|312  0.4 s",
         "  because    canary 5%: 312 of 500 samples",
     ]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
@@ -117,7 +117,6 @@ class World:
     envoy: Envoy
     client: Client
     wish: Traffic
-    more: dict[str, object] = field(default_factory=dict)
 
     def shares(self, share_bp: int = 0, shadow_bp: int = 0, **changes) -> Traffic:
         """The wish with other shares, under the next publication number."""

@@ -45,7 +45,7 @@ async def test_the_split_is_what_the_share_says(tmp_path, share_bp):
     async with two_versions(tmp_path) as world:
         await world.plane.delivered(world.shares(share_bp))
         replies = await world.client.burst(NUMBER)
-        low, high = binomial_band(NUMBER, share_bp / 10_000)
+        low, high = binomial_band(NUMBER, share_bp / 10_000, 0.99999)
         assert low <= world.candidate.requests <= high
         assert world.stable.requests + world.candidate.requests == NUMBER
         assert not [reply for reply in replies if reply.failure]
@@ -74,7 +74,7 @@ async def test_two_rollouts_of_the_same_users_are_drawn_independently(tmp_path):
             pick(_hash(user, world.wish.assignment), lanes).startswith("chat/v2") and pick(_hash(user, other), lanes).startswith("chat/v2")
             for user in users
         )
-        low, high = binomial_band(NUMBER, 0.25)
+        low, high = binomial_band(NUMBER, 0.25, 0.99999)
         assert low <= both <= high
         await world.plane.delivered(world.shares(5000, assignment=other))
         replies = await world.client.burst(500, user=users.__getitem__)
@@ -95,7 +95,7 @@ async def test_copies_come_in_their_share_from_both_versions_and_never_answer(tm
         await world.plane.delivered(world.shares(5000, 3000))
         replies = await world.client.burst(NUMBER)
         await until(lambda: world.candidate.active == 0, "copies to end")
-        low, high = binomial_band(NUMBER, 0.3)
+        low, high = binomial_band(NUMBER, 0.3, 0.99999)
         assert low <= world.candidate.shadows <= high
         assert world.stable.shadows == 0
         assert len(replies) == world.stable.requests + world.candidate.requests == NUMBER
@@ -103,7 +103,7 @@ async def test_copies_come_in_their_share_from_both_versions_and_never_answer(tm
         assert {seen.headers["x-crossfade-shadow"] for seen in copies} == {"chat"}
         by_id = {seen.headers["x-request-id"]: "v2" for seen in world.candidate.seen if not seen.shadow}
         of_candidate = sum(by_id.get(seen.headers["x-request-id"]) == "v2" for seen in copies)
-        low, high = binomial_band(len(copies), 0.5)
+        low, high = binomial_band(len(copies), 0.5, 0.99999)
         assert low <= of_candidate <= high, "weights and mirror are drawn independently"
 
 
@@ -138,9 +138,9 @@ async def test_a_proxy_without_our_layers_gets_the_same_split_from_its_routes(tm
     async with two_versions(tmp_path, leased=False) as world:
         await world.plane.delivered(world.shares(1000, 5000))
         await world.client.burst(NUMBER)
-        low, high = binomial_band(NUMBER, 0.1)
+        low, high = binomial_band(NUMBER, 0.1, 0.99999)
         assert low <= world.candidate.requests <= high
-        low, high = binomial_band(NUMBER, 0.5)
+        low, high = binomial_band(NUMBER, 0.5, 0.99999)
         assert low <= world.candidate.shadows <= high
 
 
@@ -170,10 +170,9 @@ async def test_with_fallback_connect_only_requests_already_at_a_dead_pod_fail(tm
         await world.plane.delivered(world.shares(5000))
         running = asyncio.create_task(world.client.burst(300, at_once=50))
         await until(lambda: world.candidate.active > 5, "requests at the candidate")
-        there = world.candidate.active
         await world.candidate.kill()
         failed = [reply for reply in await running if reply.failure]
-        assert 0 < len(failed) <= there
+        assert 0 < len(failed) <= 50, "those under way when it died; every later one falls back"
         assert {reply.status for reply in failed} == {503}
 
 
@@ -246,7 +245,7 @@ async def test_a_promotion_under_load_loses_no_request(tmp_path):
             await world.plane.delivered(replace(world.wish, publication=9, generation=2, stable=new, arms=(), kept=(old,)))
             before, at = world.stable.requests, world.candidate.requests
             await until(lambda: world.candidate.requests > at + 100, "the promoted version to serve")
-            assert world.stable.requests <= before + 1, "one request may have been on its way"
+            assert world.stable.requests <= before + 5, "a few may have been on their way"
         assert not load.failures
 
 

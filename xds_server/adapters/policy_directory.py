@@ -1,26 +1,39 @@
 """Policies from a directory: read whole, watched by polling, handed on only when they stand still.
 
-A directory that cannot be read at the start is an error; later it is told once and the last good files stay in force.
+A directory that cannot be read at the start is an error; later it is told and the last good files stay in force. A file or folder in it that
+cannot be read makes the whole directory unreadable: leaving it out would look like a deleted policy, and that takes its traffic away.
+Blocking calls run in a thread. Polling, because it works on every file system (a Kubernetes ConfigMap swaps a symbolic link).
 """
 
 import asyncio
+import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+import stat
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from xds_server.errors import SourceError
 
 FILES_MAX = 10_000
 BYTES_MAX = 64 * 1024 * 1024
+"""Of all files together; of one file no more is read than is needed to say that it is too long."""
+
+FILE_BYTES_MAX = 1024 * 1024 + 1
 INTERVAL_S = 0.5
 
 Signature = tuple[tuple[str, int, int, int], ...]
+"""(name, time of change [ns], size [bytes], inode) of every file."""
 
 
 class PolicyDirectory:
-    """
+    """All *.yaml and *.yml files below a directory; hidden ones and linked folders are left out, linked files are read.
+
     Args:
-        on_error: Told in words why the directory cannot be read, and "" when it can again.
+        path: The directory.
+        interval_s: Time between two looks [s].
+        on_error: Told in words why the directory cannot be read, at every look that fails, and "" when it can again.
+    Attributes:
+        failures: Looks that failed so far.
     """
 
     def __init__(
@@ -29,28 +42,48 @@ class PolicyDirectory:
         self._path = Path(path)
         self._interval_s = interval_s
         self._on_error = on_error
-        self._handed: Signature = ()
+        self._handed: Signature | None = None
+        self._content = b""
+        self._failing = False
+        self.failures = 0
 
     async def read(self) -> dict[str, bytes]:
-        """All *.yaml and *.yml files below the directory by relative name. Raises: SourceError."""
-        self._handed, texts = await asyncio.to_thread(self._read)
+        """The files by relative name, in order. Raises: SourceError: If something cannot be read."""
+        signature, texts = await asyncio.to_thread(self._read)
+        self._handed, self._content = signature, _digest(texts)
         return texts
 
     async def changes(self) -> AsyncIterator[dict[str, bytes]]:
-        """The files again, each time they have changed and then stood still for one interval."""
-        before = self._handed
+        """The files again, each time their content has changed and then stood still for one interval. Never ends, never raises."""
+        before: Signature | None = self._handed
         while True:
             await asyncio.sleep(self._interval_s)
             try:
                 now = await asyncio.to_thread(self._look)
-                if now != self._handed and now == before:
-                    self._handed, texts = await asyncio.to_thread(self._read)
-                    yield texts
+                changed = await self._changed(now) if now == before else None
             except SourceError as error:
+                self.failures += 1
+                self._failing = True
                 self._on_error(str(error))
                 continue
             before = now
-            self._on_error("")
+            if self._failing:
+                self._failing = False
+                self._on_error("")
+            if changed is not None:
+                yield changed
+
+    async def _changed(self, now: Signature) -> dict[str, bytes] | None:
+        """The files, if they stand still and are not what was handed on last."""
+        if now == self._handed:
+            return None
+        signature, texts = await asyncio.to_thread(self._read)
+        if signature != now:
+            return None
+        content = _digest(texts)
+        same = self._handed is not None and content == self._content
+        self._handed, self._content = signature, content
+        return None if same else texts
 
     def _read(self) -> tuple[Signature, dict[str, bytes]]:
         signature = self._look()
@@ -58,31 +91,58 @@ class PolicyDirectory:
             raise SourceError(
                 f"{self._path} has more than {BYTES_MAX >> 20} MiB of policy files", "name the directory of the policies only"
             )
-        texts = {}
-        for name, *_ in signature:
-            try:
-                texts[name] = (self._path / name).read_bytes()
-            except OSError as error:
-                raise _source_error(self._path / name, error) from error
-        return signature, texts
+        return signature, {name: _text(self._path / name) for name, *_ in signature}
 
     def _look(self) -> Signature:
-        found = []
+        """What is there. A name that vanishes between two calls of the system is not there."""
+        found: list[tuple[str, int, int, int]] = []
         try:
             os.scandir(self._path).close()
-            for folder, folders, files in os.walk(self._path):
+            for folder, folders, files in os.walk(self._path, onerror=_raise):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                for name in sorted(files):
+                for name in files:
                     if name.startswith(".") or not name.endswith((".yaml", ".yml")):
                         continue
                     path = Path(folder) / name
-                    seen = path.stat()
-                    found.append((str(path.relative_to(self._path)), seen.st_mtime_ns, seen.st_size, seen.st_ino))
+                    seen = _stat(path)
+                    if seen is None or not stat.S_ISREG(seen.st_mode):
+                        continue
+                    found.append((path.relative_to(self._path).as_posix(), seen.st_mtime_ns, seen.st_size, seen.st_ino))
                     if len(found) > FILES_MAX:
                         raise SourceError(f"{self._path} has more than {FILES_MAX} policy files", "name the directory of the policies only")
         except OSError as error:
-            raise _source_error(self._path, error) from error
+            raise _source_error(Path(error.filename or self._path), error) from error
         return tuple(sorted(found))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None: The file is gone. A link that leads nowhere is an error, because the policy it stood for may still be meant."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise
+        return None
+
+
+def _text(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(FILE_BYTES_MAX)
+    except OSError as error:
+        raise _source_error(path, error) from error
+
+
+def _digest(texts: Mapping[str, bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for name, text in sorted(texts.items()):
+        encoded = os.fsencode(name)
+        digest.update(f"{len(encoded)} {len(text)} ".encode() + encoded + text)
+    return digest.digest()
 
 
 def _source_error(path: Path, error: OSError) -> SourceError:

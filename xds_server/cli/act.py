@@ -37,7 +37,8 @@ def _verb(verb: str, text: str) -> click.Command:
             write.document(record, form)
             return
         said = write.clean(write.text(record.get("because")))
-        click.echo(f"{'would be decided' if dry_run else write.text(record.get('decision'))}: {said}")
+        decision = write.text(record.get("decision"))
+        click.echo(f"{'would be decided' if dry_run else 'nothing new' if decision == 'none' else decision}: {said}")
 
     return act
 

@@ -11,7 +11,8 @@ from xds_server.services.control import Json, JsonObject
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-GATE_HEAD = ("GATE", "ROLE", "VERDICT", "WORSE", "NEEDED", "AS GOOD", "NEEDED", "STABLE", "CANDIDATE", "SAMPLES", "AGE")
+GATE_HEAD = ("GATE", "ROLE", "VERDICT", "WORSE", "AS GOOD", "ESTIMATE", "REQUESTS", "AGE")
+"""WORSE and AS GOOD: odds as of now, and those a FAIL or a PASS needs. ESTIMATE and REQUESTS: stable, then the candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +104,10 @@ def _gate(gate: JsonObject) -> tuple[str, ...]:
         clean(text(gate.get("name"))),
         text(gate.get("role")),
         text(gate.get("verdict")),
-        f"{figure(gate.get('evidence'))}:1",
-        f"{figure(gate.get('needed'))}:1",
-        f"{figure(gate.get('evidence_pass'))}:1",
-        f"{figure(gate.get('needed_pass'))}:1",
-        _estimate(estimate.get("stable"), gate.get("unit")),
-        _estimate(estimate.get("candidate"), gate.get("unit")),
-        f"{text(samples.get('stable'))}/{text(samples.get('candidate'))}",
+        f"{figure(gate.get('evidence'))}/{figure(gate.get('needed'))}",
+        f"{figure(gate.get('evidence_pass'))}/{figure(gate.get('needed_pass'))}",
+        "|".join(_estimate(estimate.get(arm), gate.get("unit")) for arm in ("stable", "candidate")),
+        "|".join(text(samples.get(arm)) for arm in ("stable", "candidate")),
         "-" if age_s is None else f"{age_s:.1f} s",
     )
 
@@ -180,7 +178,7 @@ def _framed(shown: Picture) -> "RenderableType":
         rows.add_row(Text(label, style="dim"), Text(words, style="bold" if label == "because" else ""))
     inside: list[RenderableType] = [rows]
     if shown.gates:
-        judged = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        judged = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         for title in GATE_HEAD:
             judged.add_column(title, header_style="dim", no_wrap=title in {"GATE", "VERDICT"})
         for gate in shown.gates:

@@ -97,7 +97,7 @@ spec:
     proxies: {PROXIES}
     listener: public
     match: [{{host: {HOST}, path_prefix: /v1/}}]
-    fallback: connect                      # when the candidate cannot be reached, stable answers
+    fallback: gateway                      # when the candidate breaks before its answer begins, stable answers
   variants:
 {variants}\
   assignment:
