@@ -46,7 +46,7 @@ async def errors(stage, load, v2):
     return {"reaction_s": v2.last_at - bad[0], "bad_requests": len(bad)}
 
 
-async def abort(stage, load, v2):
+async def abort(stage, _load, v2):
     began = time.time()
     await stage.act("abort")
     await asyncio.sleep(0.5)

@@ -49,7 +49,7 @@ async def once():
             arguments = ("serve", "--policies", str(stage.policies), "--store", f"sqlite:{folder}/state.sqlite")
             arguments += ("--xds", f"127.0.0.1:{stage.xds}", "--api", f"127.0.0.1:{stage.api}")
             began = time.perf_counter()
-            stage.server = await asyncio.create_subprocess_exec(*CLI, *arguments, stderr=stage._log, stdout=stage._log)
+            stage.server = await asyncio.create_subprocess_exec(*CLI, *arguments, stderr=stage.log_file, stdout=stage.log_file)
             await first_snapshot(stage.xds)
             took = time.perf_counter() - began
             await asyncio.sleep(2)

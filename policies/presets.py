@@ -1,25 +1,57 @@
-"""Serving runtimes: where each says that it is ready. Plain data; read from the runtimes' own sources and most of them run by hand.
+"""Serving runtimes: where each says that it is ready, and what its answer does not say. Plain data.
 
-A server that answers before its model is loaded (Triton in explicit mode, TorchServe's `/ping`) needs `health.path` of the model instead.
+Sources, read in or run from these releases: vLLM 0.33, SGLang 0.5.23, Triton 2.73 (26.09), TensorFlow Serving, TorchServe 0.12, TGI, the KServe
+Python server (Open Inference Protocol), MLServer 1.7, Ray Serve 2.60, BentoML 1.4, llama.cpp server and Ollama of October 2026.
 """
+
+from dataclasses import dataclass
 
 from policies.spec.policy import HealthCheck
 
-RUNTIMES: dict[str, HealthCheck | None] = {
-    "http": None,
-    "vllm": HealthCheck(path="/health"),
-    "sglang": HealthCheck(path="/ready"),
-    "triton": HealthCheck(path="/v2/health/ready"),
-    "kserve": HealthCheck(path="/v2/health/ready"),
-    "mlserver": HealthCheck(path="/v2/health/ready"),
-    "tgi": HealthCheck(path="/health"),
-    "torchserve": HealthCheck(path="/ping"),
-    "bentoml": HealthCheck(path="/readyz"),
-    "ray-serve": HealthCheck(path="/-/healthz"),
-    "llama-cpp": HealthCheck(path="/health"),
-    "ollama": HealthCheck(path="/api/version"),
-}
-"""Name -> its health check; None = its port accepting a connection is all that can be asked."""
 
-NEEDS_PATH = {"tensorflow-serving": "TensorFlow Serving answers per model: set health.path to /v1/models/NAME"}
-"""Runtimes whose health path has the model's name in it -> what to do."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """A serving runtime.
+
+    Attributes:
+        health: None = its port accepting a connection is all that can be asked, or (`needs_path`) the policy must say the path.
+        needs_path: What `health.path` must be, where it has the model's name in it; "" otherwise.
+        notes: What to know before trusting it.
+    """
+
+    health: HealthCheck | None = None
+    needs_path: str = ""
+    notes: str = ""
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "http": Runtime(notes="any server: no health check unless the policy names one"),
+    "vllm": Runtime(
+        health=HealthCheck(path="/health"),
+        notes="stays 200 while it drains; by default SIGTERM cuts open streams (give it --shutdown-timeout)",
+    ),
+    "sglang": Runtime(
+        health=HealthCheck(path="/ready"),
+        notes="200 only when up and not shutting down; releases without /ready: set health.path to /health",
+    ),
+    "triton": Runtime(
+        health=HealthCheck(path="/v2/health/ready"),
+        notes="in explicit mode ready before the model is loaded: set health.path to /v2/models/NAME/ready",
+    ),
+    "tgi": Runtime(health=HealthCheck(path="/health")),
+    "torchserve": Runtime(
+        health=HealthCheck(path="/ping"),
+        notes="healthy seconds before the model answers; an exception in a handler is a 503, bad input too",
+    ),
+    "tensorflow-serving": Runtime(needs_path="/v1/models/NAME", notes="there is no health path of the server as a whole"),
+    "kserve": Runtime(health=HealthCheck(path="/v2/health/ready"), notes="one model: set health.path to /v2/models/NAME/ready"),
+    "mlserver": Runtime(health=HealthCheck(path="/v2/health/ready"), notes="one model: set health.path to /v2/models/NAME/ready"),
+    "bentoml": Runtime(health=HealthCheck(path="/readyz"), notes="counts health checks as requests in its own metrics"),
+    "ray-serve": Runtime(health=HealthCheck(path="/-/healthz"), notes="503 while it boots"),
+    "llama-cpp": Runtime(health=HealthCheck(path="/health"), notes="503 while the model loads; SIGTERM cuts open streams after 30 s"),
+    "ollama": Runtime(
+        health=HealthCheck(path="/api/version"),
+        notes="unloads an idle model after 5 minutes by default: set OLLAMA_KEEP_ALIVE=-1, or a small share starts cold again and again",
+    ),
+}
+"""By the name a policy calls it."""

@@ -57,7 +57,7 @@ class Stage:
         self.envoys: list[Envoy] = []
         self.wanted_envoys = envoys
         self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.api}", timeout=10)
-        self._log = (folder / "server.log").open("ab")
+        self.log_file = (folder / "server.log").open("ab")
 
     async def __aenter__(self):
         return self
@@ -73,7 +73,7 @@ class Stage:
                 self.server.kill()
                 await self.server.wait()
         await self.http.aclose()
-        self._log.close()
+        self.log_file.close()
 
     def write(self, *documents, file="policy.yaml"):
         """Writes a policy file in one move, as git and editors do."""
@@ -99,7 +99,7 @@ class Stage:
     async def start_server(self):
         arguments = ("serve", "--policies", str(self.policies), "--store", f"sqlite:{self.folder / 'state.sqlite'}")
         arguments += ("--xds", f"127.0.0.1:{self.xds}", "--api", f"127.0.0.1:{self.api}")
-        self.server = await asyncio.create_subprocess_exec(*CLI, *arguments, stderr=self._log, stdout=self._log)
+        self.server = await asyncio.create_subprocess_exec(*CLI, *arguments, stderr=self.log_file, stdout=self.log_file)
         await until(self._ready, f"the server to be ready; its log:\n{self.log()[-3000:]}")
 
     async def add_envoy(self, node, cluster="edge"):

@@ -1,99 +1,80 @@
 """The policy file as a person writes it: pydantic models of `kind: Rollout` and `kind: Proxies`, and their way into `policies.spec.policy`.
 
-Unknown keys are errors; keys that are promised and not there yet say so (`LATER`). The JSON Schema is made of these models.
+Unknown keys are errors; keys and values that are promised and not there yet say so (`LATER`, `LATER_VALUES`). `parts` has the models of a
+variant, `units` the words and numbers, `checks` what cannot be said of one field; `schema` and `loader` work with these models.
 """
 
-import ipaddress
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from policies.presets import NEEDS_PATH, RUNTIMES
 from policies.spec import policy
-from policies.spec.units import DurationS, Fraction, MarginValue, ShareBp
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$")]
-Header = Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
-UrlPath = Annotated[str, StringConstraints(pattern=r"^/[^\s#]{0,500}$")]
-Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Count = Annotated[int, Field(ge=0, le=10**9, strict=True)]
-
-LATER = frozenset(
-    {
-        "probe",
-        "approve",
-        "ab",
-        "switch",
-        "segments",
-        "layer",
-        "freeze",
-        "notify",
-        "kubernetes",
-        "cookie",
-        "config",
-        "tls",
-        "access",
-        "limit",
-    }
-    | {"better_by", "goal", "source_error", "gpus", "gpu_hour_usd", "at_least", "who", "within"}
+from policies.spec.parts import Part, Variants
+from policies.spec.units import (
+    DURATION,
+    Count,
+    DurationS,
+    Flag,
+    Fraction,
+    Header,
+    Host,
+    IpAddress,
+    LabelText,
+    MarginValue,
+    Name,
+    OrText,
+    Port,
+    Prefix,
+    Salt,
+    ShareBp,
+    shown,
+    wrong,
 )
-"""Keys of the policy language that this version does not know yet."""
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Metadata(Part):
-    name: Name
-    labels: dict[str, str] = {}
+    """What the document is called."""
+
+    name: Name = Field(description="unique per kind", examples=["chat-llm"])
+    labels: dict[str, LabelText] = Field(default={}, max_length=64, description="free text for people and filters")
 
 
 class Select(Part):
     """Which Envoys these are: every given field must match."""
 
-    cluster: str | None = Field(default=None, min_length=1, description="node.cluster")
-    node_id: str | None = Field(default=None, min_length=1, description="node.id, a glob")
-    metadata: dict[str, str] = Field(default={}, description="node.metadata: dotted path -> value")
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    cluster: LabelText | None = Field(default=None, description="node.cluster, exactly", examples=["edge"])
+    node_id: LabelText | None = Field(default=None, description="node.id, a glob", examples=["edge-*"])
+    metadata: dict[str, LabelText] = Field(default={}, max_length=32, description="node.metadata: dotted path -> text")
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if self.cluster is None and self.node_id is None and not self.metadata:
-            raise ValueError("selects every Envoy; expected at least one of cluster, node_id, metadata")
+            raise wrong("this selects every Envoy", expected="at least one of cluster, node_id, metadata", hint="cluster: edge")
         return self
 
 
 class Listener(Part):
-    name: Name
-    address: str = "0.0.0.0"  # noqa: S104 - a proxy's listener is meant to be reached
-    port: Port
+    """A port of the Envoys on which rollouts own traffic."""
 
-    @field_validator("address")
-    @classmethod
-    def _ip(cls, value: str) -> str:
-        return str(ipaddress.ip_address(value))
+    LATER = frozenset({"tls", "access"})
+
+    name: Name = Field(examples=["public"])
+    address: IpAddress = Field(default="0.0.0.0", description="IP address to listen on (default every IPv4 address)")  # noqa: S104
+    port: Port = Field(examples=[8080])
 
 
 class ProxiesSpec(Part):
-    select: Select
+    select: Select = Field(examples=["{cluster: edge}"])
     listeners: list[Listener] = Field(min_length=1, max_length=64)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        for key in ("name", "port"):
-            values = [getattr(listener, key) for listener in self.listeners]
-            if len(set(values)) < len(values):
-                raise ValueError(f"two listeners have the same {key}; expected each {key} once")
-        return self
 
 
 class Proxies(Part):
     """A group of Envoys and their listeners."""
 
-    apiVersion: Literal["crossfade/v1"]  # noqa: N815 - the file's own spelling
+    apiVersion: Literal["crossfade/v1"] = Field(examples=["crossfade/v1"])  # noqa: N815 - the file's own spelling
     kind: Literal["Proxies"]
     metadata: Metadata
     spec: ProxiesSpec
@@ -107,152 +88,104 @@ class Proxies(Part):
         )
 
 
-class Endpoints(Part):
-    """Either `static` or `dns` and `port`."""
-
-    static: list[str] | None = Field(default=None, min_length=1, max_length=1000, description="IP:port of each pod")
-    dns: Host | None = None
-    port: Port | None = None
-
-    @field_validator("static")
-    @classmethod
-    def _addresses(cls, value: list[str] | None) -> list[str] | None:
-        for address in value or ():
-            host, _, port = address.rpartition(":")
-            try:
-                ipaddress.ip_address(host.strip("[]"))
-            except ValueError:
-                raise ValueError(f"{address!r} is no address; expected IP:port such as 10.0.0.7:8000 (a name goes under dns)") from None
-            if not port.isdigit() or not 1 <= int(port) <= 65535:
-                raise ValueError(f"{address!r} has no port; expected IP:port such as 10.0.0.7:8000")
-        return value
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.static is None) == (self.dns is None):
-            raise ValueError("expected exactly one of static and dns")
-        if (self.dns is None) != (self.port is None):
-            raise ValueError("expected port together with dns (static addresses carry their own)")
-        return self
-
-    def value(self) -> policy.Endpoints:
-        if self.static is not None:
-            return policy.StaticEndpoints(addresses=tuple(self.static))
-        assert self.dns is not None
-        assert self.port is not None
-        return policy.DnsEndpoints(host=self.dns, port=self.port)
-
-
-class Health(Part):
-    path: UrlPath
-    interval: DurationS = 1.0
-    timeout: DurationS = 1.0
-
-
-class Pods(Part):
-    max_concurrency: Annotated[int, Field(ge=1, le=10**6, strict=True)] = Field(
-        default=1024, description="requests one pod may hold at once"
-    )
-
-
-class Variant(Part):
-    """One version of the model."""
-
-    version: Version
-    endpoints: Endpoints
-    runtime: str = Field(default="http", description="serving runtime: " + ", ".join(sorted(RUNTIMES | NEEDS_PATH)))
-    health: Health | None = None
-    pods: Pods = Pods()
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.runtime in NEEDS_PATH and self.health is None:
-            raise ValueError(NEEDS_PATH[self.runtime])
-        if self.runtime not in RUNTIMES and self.runtime not in NEEDS_PATH:
-            raise ValueError(f"unknown runtime {self.runtime!r}; expected one of {', '.join(sorted(RUNTIMES | NEEDS_PATH))}")
-        return self
-
-    def value(self, name: str) -> policy.Variant:
-        health = RUNTIMES.get(self.runtime)
-        if self.health is not None:
-            health = policy.HealthCheck(path=self.health.path, interval_s=self.health.interval, timeout_s=self.health.timeout)
-        return policy.Variant(
-            name=name,
-            version=self.version,
-            endpoints=self.endpoints.value(),
-            runtime=self.runtime,
-            health=health,
-            max_concurrency=self.pods.max_concurrency,
-        )
-
-
-class Variants(Part):
-    stable: Variant
-    candidate: Variant | None = None
-
-
 class Match(Part):
-    host: Host | Literal["*"] = "*"
-    path_prefix: UrlPath = "/"
+    """Requests by host and start of the path; the most particular match wins."""
+
+    host: Host = Field(
+        default="*", description="without port; *.example.com for every host under it; default *", examples=["chat.example.com"]
+    )
+    path_prefix: Prefix = Field(default="/", description="default /", examples=["/v1/"])
 
 
 class Traffic(Part):
     """The requests this rollout owns."""
 
-    proxies: Name
-    listener: Name
-    match: list[Match] = Field(default=[Match()], min_length=1, max_length=100)
-    timeout: DurationS = 300.0
-    fallback: Literal["connect", "gateway", "none"] = "connect"
+    proxies: Name = Field(description="metadata.name of a Proxies document", examples=["edge"])
+    listener: Name = Field(description="one of its listeners", examples=["public"])
+    match: list[Match] = Field(default=[Match()], min_length=1, max_length=100, description="default: everything on the listener")
+    timeout: DurationS = Field(default=300.0, description="of a whole request, streams included; 0s = none; default 300s")
+    fallback: Literal["connect", "gateway", "none"] = Field(
+        default="connect",
+        description="candidate unreachable: stable answers (connect, default); also on 502-504 and resets before the first byte (gateway); none",
+    )
 
 
 class Sticky(Part):
-    header: Header
+    LATER = frozenset({"cookie"})
+
+    header: Header = Field(description="whose value names the user", examples=["x-user-id"])
 
 
 class Assignment(Part):
-    sticky: Annotated[Sticky | None, WithJsonSchema({"anyOf": [{"const": "none"}, {"$ref": "#/$defs/Sticky"}]})] = None
-    salt: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,60}$")] = ""
+    """Who gets the candidate."""
+
+    LATER = frozenset({"segments", "layer"})
+
+    sticky: Annotated[Sticky | None, OrText("^none$")] = Field(
+        default=None, description="a user keeps the version; none (default): every request is drawn anew"
+    )
+    salt: Salt | None = Field(default=None, description="decorrelates rollouts that see the same users; default: the rollout's name")
 
     @field_validator("sticky", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
+        if isinstance(value, dict) and set(value) == {"cookie"}:
+            raise wrong("cookie is not supported yet", expected="header, or none", hint="sticky: {header: x-user-id}", at=("cookie",))
+        if isinstance(value, str) and value != "none":
+            raise wrong(
+                f"{shown(value)} is not a way to be sticky", expected="{header: NAME}, or none", hint=f"sticky: {{header: {value[:60]}}}"
+            )
         return None if value == "none" else value
 
 
 class Hold(Part):
-    """Both must be served."""
+    """What a step waits for: both."""
 
-    for_: DurationS = Field(default=0.0, alias="for")
-    samples: Count = 0
+    for_: DurationS = Field(default=0.0, alias="for", description="time in which the share is served", examples=["5m"])
+    samples: Count = Field(default=0, description="requests per variant", examples=[500])
 
     def value(self) -> policy.Hold:
         return policy.Hold(for_s=self.for_, samples=self.samples)
 
 
 class Shadow(Part):
-    share: ShareBp
+    """The candidate gets copies; its answers are thrown away."""
+
+    share: ShareBp = Field(description="of the requests that are copied", examples=["10%"])
     hold: Hold = Hold()
 
 
 class Canary(Part):
-    shares: list[ShareBp] = Field(min_length=1, max_length=100)
+    """The candidate answers a growing share of users' requests."""
+
+    LATER = frozenset({"share"})
+
+    shares: list[ShareBp] = Field(min_length=1, max_length=100, description="one stage each", examples=[["1%", "5%", "25%"]])
     hold: Hold = Hold()
 
-    @field_validator("shares")
+    @field_validator("shares", mode="before")
     @classmethod
-    def _growing(cls, value: list[int]) -> list[int]:
-        if any(after <= before for before, after in zip(value, value[1:], strict=False)):
-            raise ValueError("shares must grow; expected a list such as [1%, 5%, 25%]")
+    def _one_arm(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise wrong(
+                "shares per variant are not supported yet", expected="a list of shares of the candidate", hint="shares: [1%, 5%, 25%]"
+            )
+        if isinstance(value, str):
+            raise wrong(f"{shown(value)} is no list", expected="a list of shares", hint=f"shares: [{value[:20]}]")
         return value
 
 
 class Promote(Part):
-    keep_stable_for: DurationS = 0.0
+    """The candidate becomes stable."""
+
+    keep_stable_for: DurationS = Field(default=0.0, description="the old version stays warm this long; gates stay on", examples=["1h"])
 
 
 class Step(Part):
     """Exactly one of them."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+    LATER = frozenset({"probe", "approve", "ab", "switch"})
 
     shadow: Shadow | None = None
     canary: Canary | None = None
@@ -260,8 +193,9 @@ class Step(Part):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if len(self.model_fields_set) != 1 or not (self.shadow or self.canary or self.promote):
-            raise ValueError("expected exactly one of shadow, canary, promote in a step")
+        if len(self.model_fields_set) != 1:
+            what = "a step is empty" if not self.model_fields_set else f"one step has {' and '.join(sorted(self.model_fields_set))}"
+            raise wrong(what, expected="exactly one of shadow, canary, promote in a step", hint="start each step with its own dash")
         return self
 
     def value(self) -> policy.Step:
@@ -274,34 +208,64 @@ class Step(Part):
 
 
 class Margin(Part):
-    absolute: MarginValue | None = None
-    relative: Fraction | None = None
+    """How much worse than stable still counts as good; with both, both must be exceeded to fail."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+    LATER = frozenset({"at_least"})
+
+    absolute: MarginValue | None = Field(default=None, description="percentage points for an error rate, a duration for latency")
+    relative: Fraction | None = Field(default=None, description="on top of stable's value")
 
     @model_validator(mode="after")
     def _some(self) -> Self:
         if self.absolute is None and self.relative is None:
-            raise ValueError("expected absolute, relative or both")
+            raise wrong("the margin is empty", expected="absolute, relative or both", hint="margin: {relative: 25%}")
         return self
 
 
+_STATISTIC = r"^(mean|distribution|p[1-9](\.[0-9]{1,2})?|p[1-9][0-9](\.[0-9]{1,2})?)$"
+
+
 class Gate(Part):
-    name: Name
-    metric: Literal["envoy/error_rate", "envoy/latency"]
-    role: Literal["guardrail", "signal"] = "guardrail"
-    statistic: str | None = Field(default=None, description="latency only: distribution, or a quantile such as p95")
-    margin: Margin
+    """One question asked of the evidence: whether the candidate is worse than stable by more than the margin."""
+
+    LATER = frozenset({"limit", "better_by"})
+    LATER_VALUES: ClassVar = {"role": frozenset({"goal"})}
+
+    name: Name = Field(examples=["errors"])
+    metric: Literal["envoy/error_rate", "envoy/latency"] = Field(examples=["envoy/error_rate"])
+    role: Literal["guardrail", "signal"] = Field(
+        default="guardrail", description="guardrail (default): a FAIL reverts; signal: a FAIL holds"
+    )
+    statistic: Annotated[str, WithJsonSchema({"type": "string", "pattern": _STATISTIC})] | None = Field(
+        default=None, description="of latency: distribution (default) or a quantile such as p95; of an error rate: mean"
+    )
+    margin: Margin = Field(examples=["{relative: 25%}"])
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _not_yet(cls, value: Any) -> Any:
+        if isinstance(value, dict) or (
+            isinstance(value, str) and re.match(r"^(envoy/(ttft|throughput|.*_p\d+)|cost/|shadow/|gpu/|event/)", value)
+        ):
+            what = value if isinstance(value, str) else f"a metric from {next(iter(value), 'elsewhere')}"
+            raise wrong(f"{what[:60]} is not supported yet", expected="envoy/error_rate or envoy/latency")
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         rate = self.metric == "envoy/error_rate"
-        kind = self.margin.absolute[0] if self.margin.absolute else None
-        if kind == ("ms" if rate else "fraction"):
+        unit = self.margin.absolute[0] if self.margin.absolute else None
+        if unit == ("ms" if rate else "fraction"):
             expected = "a percentage such as 0.5%" if rate else "a duration such as 50ms"
-            raise ValueError(f"margin.absolute of {self.metric} is not of its unit; expected {expected}")
+            raise wrong(f"the absolute margin of {self.metric} has the wrong unit", expected=expected, at=("margin", "absolute"))
+        if rate and self.margin.absolute is not None and self.margin.absolute[1] >= 1:
+            raise wrong("no error rate is more than 100%", expected="less than 100%", at=("margin", "absolute"))
         if rate and self.statistic not in {None, "mean"}:
-            raise ValueError("an error rate has no statistic; expected none (or mean)")
-        if not rate and self.statistic is not None and not re.match(r"^(distribution|p\d{1,2}(\.\d)?)$", self.statistic):
-            raise ValueError(f"unknown statistic {self.statistic!r}; expected distribution, or a quantile such as p95 or p99.9")
+            raise wrong("an error rate has one statistic only", expected="mean, or none", hint="remove statistic", at=("statistic",))
+        if not rate and self.statistic is not None and (self.statistic == "mean" or not re.fullmatch(_STATISTIC, self.statistic)):
+            expected = "distribution, or a quantile such as p95 or p99.9"
+            raise wrong(f"unknown statistic {shown(self.statistic)}", expected=expected, at=("statistic",))
         return self
 
     def value(self) -> policy.Gate:
@@ -315,110 +279,119 @@ class Gate(Part):
 
 
 class Errors(Part):
-    false_revert: Fraction = 0.01
+    false_revert: Fraction = Field(default=0.01, description="odds that a candidate as good as stable is ever reverted; default 1%")
 
     @field_validator("false_revert")
     @classmethod
     def _budget(cls, value: float) -> float:
         if not 0 < value <= 0.5:
-            raise ValueError("out of range; expected more than 0% and at most 50%")
+            raise wrong("this budget is out of range", expected="more than 0% and at most 50%")
         return value
 
 
 class After(Part):
-    after: DurationS
-    then: Literal["revert", "hold"]
+    """What happens by itself after a time."""
+
+    after: DurationS = Field(examples=["5m"])
+    then: Literal["revert", "hold"] = Field(examples=["hold"])
+
+    @field_validator("after")
+    @classmethod
+    def _some_time(cls, value: float) -> float:
+        if value < 1:
+            raise wrong("that is at once", expected="1s or more")
+        return value
 
 
 class When(Part):
-    fail: Literal["revert", "hold"] = "revert"
-    no_data: After = After.model_validate({"after": "5m", "then": "hold"})
-    nack: Literal["revert", "hold"] = "revert"
-    stuck: After = After.model_validate({"after": "2h", "then": "revert"})
+    """What happens by itself."""
+
+    LATER = frozenset({"source_error"})
+    LATER_VALUES: ClassVar = {"fail": frozenset({"freeze"}), "nack": frozenset({"freeze"})}
+
+    fail: Literal["revert", "hold"] = Field(default="revert", description="a guardrail fails; default revert")
+    no_data: After = Field(
+        default=After.model_validate({"after": "5m", "then": "hold"}),
+        description="no request of the candidate; default after 5m, then hold",
+    )
+    nack: Literal["revert", "hold"] = Field(default="revert", description="a proxy rejects the configuration; default revert")
+    stuck: After = Field(
+        default=After.model_validate({"after": "2h", "then": "revert"}), description="a stage does not end; default after 2h, then revert"
+    )
+
+    def value(self) -> policy.When:
+        return policy.When(
+            fail=policy.Then(self.fail),
+            no_data_after_s=self.no_data.after,
+            no_data=policy.Then(self.no_data.then),
+            nack=policy.Then(self.nack),
+            stuck_after_s=self.stuck.after,
+            stuck=policy.Then(self.stuck.then),
+        )
 
 
 class Lease(Part):
-    ttl: DurationS = 30.0
-    required: bool = False
+    """How long the proxies keep the candidate's share without hearing from Crossfade; short form: `lease: 30s`."""
+
+    ttl: DurationS = Field(default=30.0, description="default 30s, from 1s to 1h")
+    required: Flag = Field(default=False, description="proxies that cannot hold a lease get no share")
+
+    @field_validator("ttl")
+    @classmethod
+    def _long_enough(cls, value: float) -> float:
+        if not 1 <= value <= 3600:
+            raise wrong("this lease is out of range", expected="from 1s to 1h", hint="lease: 30s")
+        return value
 
 
 class RolloutSpec(Part):
-    traffic: Traffic
+    LATER = frozenset({"freeze", "notify"})
+
+    traffic: Traffic = Field(examples=["{proxies: edge, listener: public}"])
     variants: Variants
     assignment: Assignment = Assignment()
-    steps: list[Step] = Field(min_length=1, max_length=100)
+    steps: list[Step] = Field(default=[], max_length=100, description="needed when there is a candidate")
     gates: list[Gate] = Field(default=[], max_length=50)
     errors: Errors = Errors()
     when: When = When()
-    lease: Lease = Lease()
+    lease: Annotated[Lease, OrText(DURATION)] = Lease()
 
     @field_validator("lease", mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        return {"ttl": value} if isinstance(value, str) else value
-
-    @field_validator("lease")
-    @classmethod
-    def _long_enough(cls, value: Lease) -> Lease:
-        if value.ttl < 1:
-            raise ValueError("a lease shorter than 1s would end between two heartbeats; expected 1s or more")
-        return value
-
-    @field_validator("steps")
-    @classmethod
-    def _promote_last(cls, value: list[Step]) -> list[Step]:
-        if any(step.promote is not None for step in value[:-1]):
-            raise ValueError("promote ends a rollout; expected it as the last step only")
-        return value
-
-    @field_validator("gates")
-    @classmethod
-    def _once(cls, value: list[Gate]) -> list[Gate]:
-        names = [gate.name for gate in value]
-        if len(set(names)) < len(names):
-            raise ValueError("two gates have the same name; expected each name once")
-        return value
+        return {"ttl": value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
 
 
 class Rollout(Part):
-    """A release policy of one model endpoint."""
+    """How one model endpoint goes from a version to the next."""
 
-    apiVersion: Literal["crossfade/v1"]  # noqa: N815 - the file's own spelling
+    apiVersion: Literal["crossfade/v1"] = Field(examples=["crossfade/v1"])  # noqa: N815 - the file's own spelling
     kind: Literal["Rollout"]
     metadata: Metadata
     spec: RolloutSpec
 
     def value(self) -> policy.RolloutPolicy:
-        spec, when = self.spec, self.spec.when
+        spec, traffic, sticky = self.spec, self.spec.traffic, self.spec.assignment.sticky
         return policy.RolloutPolicy(
             name=self.metadata.name,
             labels=tuple(sorted(self.metadata.labels.items())),
             traffic=policy.TrafficSpec(
-                proxies=spec.traffic.proxies,
-                listener=spec.traffic.listener,
-                match=tuple(policy.Match(host=each.host.lower(), path_prefix=each.path_prefix) for each in spec.traffic.match),
-                timeout_s=spec.traffic.timeout,
-                fallback=policy.Fallback(spec.traffic.fallback),
+                proxies=traffic.proxies,
+                listener=traffic.listener,
+                match=tuple(policy.Match(host=each.host.lower(), path_prefix=each.path_prefix) for each in traffic.match),
+                timeout_s=traffic.timeout,
+                fallback=policy.Fallback(traffic.fallback),
             ),
             stable=spec.variants.stable.value("stable"),
             candidate=spec.variants.candidate.value("candidate") if spec.variants.candidate else None,
-            assignment=policy.Assignment(
-                sticky_header=spec.assignment.sticky.header.lower() if spec.assignment.sticky else None,
-                salt=spec.assignment.salt,
-            ),
+            assignment=policy.Assignment(sticky_header=sticky.header.lower() if sticky else None, salt=spec.assignment.salt or ""),
             steps=tuple(step.value() for step in spec.steps),
             gates=tuple(gate.value() for gate in spec.gates),
             false_revert=spec.errors.false_revert,
-            when=policy.When(
-                fail=policy.Then(when.fail),
-                no_data_after_s=when.no_data.after,
-                no_data=policy.Then(when.no_data.then),
-                nack=policy.Then(when.nack),
-                stuck_after_s=when.stuck.after,
-                stuck=policy.Then(when.stuck.then),
-            ),
+            when=spec.when.value(),
             lease=policy.Lease(ttl_s=spec.lease.ttl, required=spec.lease.required),
         )
 
 
 KINDS: dict[str, type[Rollout] | type[Proxies]] = {"Rollout": Rollout, "Proxies": Proxies}
+KINDS_LATER = frozenset({"GateBundle"})

@@ -88,7 +88,9 @@ async def test_a_broken_edit_changes_nothing_and_is_shown(tmp_path):
         document = rollout(v1, v2)
         await stage.start(document)
         await stage.share(0.1)
-        (stage.policies / "policy.yaml").write_text("apiVersion: crossfade/v1\nkind: Rollout\nmetadata: {name: chat}\nspec: {nonsense: 1}\n")
+        (stage.policies / "policy.yaml").write_text(
+            "apiVersion: crossfade/v1\nkind: Rollout\nmetadata: {name: chat}\nspec: {nonsense: 1}\n"
+        )
 
         async def shown():
             return (await stage.status())["policy_errors"]

@@ -4,12 +4,12 @@ import time
 
 import pytest
 import xxhash
+
 from policies.spec.policy import Assignment
 from policies.weights import pick, weights
-from xds_server.resources.names import salted
-
 from tests.rig import Backend, Client, binomial_band, until
 from tests.stage import Stage, rollout
+from xds_server.resources.names import salted
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -46,7 +46,9 @@ async def test_sticky_users_are_predicted_and_never_leave_the_candidate_while_it
                 picked = {reply.user: reply.variant for reply in replies}
                 lanes = weights({"candidate": round(share * 10_000)})
                 wanted = {
-                    user: {"stable": "v1", "candidate": "v2"}[pick(xxhash.xxh64_intdigest(salted(user, "chat", Assignment()).encode()), lanes)]
+                    user: {"stable": "v1", "candidate": "v2"}[
+                        pick(xxhash.xxh64_intdigest(salted(user, "chat", Assignment()).encode()), lanes)
+                    ]
                     for user in users
                 }
                 assert picked == wanted
@@ -78,7 +80,11 @@ async def test_a_mirrored_share_is_within_its_band_and_never_answers_a_user(tmp_
 
 
 async def test_a_healthy_candidate_is_promoted_and_then_serves_everyone(tmp_path):
-    steps = [{"shadow": {"share": "50%", "hold": {"for": "1s", "samples": 20}}}, canary("25%", "50%", hold="1s", samples=50), {"promote": {}}]
+    steps = [
+        {"shadow": {"share": "50%", "hold": {"for": "1s", "samples": 20}}},
+        canary("25%", "50%", hold="1s", samples=50),
+        {"promote": {}},
+    ]
     gates = [
         {"name": "errors", "metric": "envoy/error_rate", "margin": {"absolute": "5%"}},
         {"name": "latency", "metric": "envoy/latency", "margin": {"relative": "100%"}},

@@ -270,10 +270,12 @@ async def test_a_port_in_use_is_told_before_anything_starts(capsys, monkeypatch)
         try:
             code = await main._run(scenarios.SCENARIOS["good"], Teller(out), keep=False, port=port)
         finally:
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().remove_signal_handler(number)
     assert code == 1
     assert f"port {port} of 127.0.0.1 is in use" in out.getvalue()
     assert "hint: choose another" in out.getvalue()
+    assert "are kept" not in out.getvalue()
 
 
 # Telling.
@@ -327,6 +329,18 @@ def test_a_terminal_shows_the_same_words(monkeypatch):
     teller.quiet()
     for words in ("gate errors failed", "served so far", "a [b]", "end [/x]", "\x1b["):
         assert words in out.getvalue()
+
+
+def test_a_reader_that_has_gone_silences_the_story_and_does_not_end_it():
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    teller = Teller(Gone())
+    teller.line("started", "x")
+    teller.heading("x")
+    teller.table(("a",), [("1",)])
+    teller.text("x")
 
 
 def test_importing_the_demo_is_light():

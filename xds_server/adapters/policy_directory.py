@@ -32,6 +32,7 @@ class PolicyDirectory:
         path: The directory.
         interval_s: Time between two looks [s].
         on_error: Told in words why the directory cannot be read, at every look that fails, and "" when it can again.
+
     Attributes:
         failures: Looks that failed so far.
     """
@@ -107,12 +108,19 @@ class PolicyDirectory:
                     seen = _stat(path)
                     if seen is None or not stat.S_ISREG(seen.st_mode):
                         continue
-                    found.append((path.relative_to(self._path).as_posix(), seen.st_mtime_ns, seen.st_size, seen.st_ino))
+                    found.append((_name(path, self._path), seen.st_mtime_ns, seen.st_size, seen.st_ino))
                     if len(found) > FILES_MAX:
                         raise SourceError(f"{self._path} has more than {FILES_MAX} policy files", "name the directory of the policies only")
         except OSError as error:
             raise _source_error(Path(error.filename or self._path), error) from error
         return tuple(sorted(found))
+
+
+def _name(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    if not name.isprintable():
+        raise SourceError(f"{root} has a policy file whose name cannot be printed: {name!a}", "rename it")
+    return name
 
 
 def _raise(error: OSError) -> None:

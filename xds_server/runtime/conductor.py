@@ -257,7 +257,7 @@ class Conductor:
 
     def _notify(self, record: Record) -> None:
         log.info(
-            f"rollout.{record.decision.value}",
+            "rollout." + record.decision.value,
             rollout=record.rollout,
             step=record.step,
             generation=record.generation,

@@ -28,7 +28,7 @@ from xds_server.runtime.control import RuntimeControl
 from xds_server.runtime.documents import Documents
 from xds_server.runtime.world import World
 from xds_server.services import http_api
-from xds_server.services.ads import AdsHub, ProxyEvent
+from xds_server.services.ads import AdsHub, NodeInfo, ProxyEvent, Refusal
 from xds_server.services.metrics import Metrics
 from xds_server.services.telemetry import telemetry_methods
 
@@ -54,7 +54,7 @@ class Server:
         self.store = store
         self.metrics = Metrics()
         self.collector = Collector(clock=time.time)
-        self.hub = AdsHub(select=lambda node: self.world.select(node), events=self._proxy_event, clock=time.time)
+        self.hub = AdsHub(select=self._select, events=self._proxy_event, clock=time.time)
         self.world = World(self.hub, own=self.collector.own, complain=self._complain)
         self.conductor = Conductor(
             store=store,
@@ -166,6 +166,9 @@ class Server:
             self.beats = {place: at for place, at in self.beats.items() if place in leases}
 
     # What others tell us.
+
+    def _select(self, node: NodeInfo) -> str | Refusal:
+        return self.world.select(node)
 
     def _proxy_event(self, event: ProxyEvent) -> None:
         self.metrics.proxy_event(event)

@@ -41,7 +41,8 @@ def play(scenario: str | None, keep: bool, port: int | None) -> int:
 async def _run(acts: tuple[Act, ...], teller: Teller, *, keep: bool, port: int) -> int:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     start = time.monotonic()
     async with Backstage(versions(acts), api_port=port, first_stable=acts[0].stable) as backstage:
         try:
@@ -52,8 +53,8 @@ async def _run(acts: tuple[Act, ...], teller: Teller, *, keep: bool, port: int) 
             _explain(teller, error)
         finally:
             teller.quiet()
-        backstage.keep_folder = code != 0
-        if code:
+        backstage.keep_folder = code != 0 and bool(backstage.children)
+        if backstage.keep_folder:
             teller.text(f"logs and files are kept in {backstage.folder}")
     teller.text(f"everything is stopped; the demo took {time.monotonic() - start:.0f} s")
     return code

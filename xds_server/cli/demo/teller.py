@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.status import Status
@@ -31,12 +31,45 @@ PROGRESS_S = 5.0
 WORD_WIDTH = 9
 
 
+class _Outlet:
+    """A stream that goes silent when its reader has gone (a closed pipe or terminal): the demo still has processes to end in order."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._deaf = False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._out.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._out.flush)
+
+    def isatty(self) -> bool:
+        return not self._deaf and self._out.isatty()
+
+    def fileno(self) -> int:
+        return self._out.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self._out.encoding or "utf-8"
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._deaf:
+            return
+        try:
+            act()
+        except (OSError, ValueError):
+            self._deaf = True
+
+
 class Teller:
     """Prints the story. `clock` gives monotonic seconds; the story's time starts with the first line."""
 
     def __init__(self, out: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic, no_color: bool = False) -> None:
-        self._out = out or sys.stdout
-        self._console = Console(file=self._out, highlight=False, no_color=no_color or None, emoji=False)
+        self._out = _Outlet(out or sys.stdout)
+        self._console = Console(file=cast("TextIO", self._out), highlight=False, no_color=no_color or None, emoji=False)
         self._clock = clock
         self._start = clock()
         self._said = clock()
