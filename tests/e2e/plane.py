@@ -90,10 +90,11 @@ class Plane:
         self.hub.publish(KEY, snapshot)
 
     async def delivered(self, *wishes: Traffic) -> None:
-        """Publishes and waits until Envoy has accepted it all and its runtime has the keys."""
+        """Publishes and waits until Envoy has accepted it all and its worker acts on it."""
         self.publish(*wishes)
         await until(lambda: self.rejected() or self.hub.sync_state(KEY, self.serial).acked, "every resource to be accepted")
         assert not self.rejected()
+        await turn_of(self.proxies.listeners[0].port)
 
     def rejected(self) -> list[Nacked]:
         return [event for event in self.events if isinstance(event, Nacked)]
@@ -126,6 +127,17 @@ class World:
 
     async def logged(self, number: int) -> None:
         await until(lambda: len(self.plane.entries) >= number, f"{number} entries of the access log")
+
+
+async def turn_of(port: int) -> None:
+    """One turn of the worker behind a listener: an ACK comes from the main thread, a moment before the workers act on what it accepted.
+
+    The request has no host, so Envoy answers it itself and no backend counts it.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"400"
+    writer.transport.abort()
 
 
 def variant(name: str, backend: Backend, *, health: HealthCheck | None = None, **more) -> Variant:

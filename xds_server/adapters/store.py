@@ -4,7 +4,7 @@ The runtime consumes it; `store_sqlite` and `store_memory` implement it and pass
 States and records are opaque bytes here. Nothing is half done: each call is one transaction, and returns only when it is durable.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -43,28 +43,19 @@ class Store(Protocol):
         """All states, by name."""
         ...
 
-    async def save(self, name: str, state: bytes, *, expected: int | None) -> int:
-        """Saves if the current revision is `expected` (None: if there is none yet); returns the new revision."""
-        ...
-
-    async def save_many(self, saves: Iterable[Save]) -> list[int]:
+    async def save_many(self, batch: Sequence[Save]) -> list[int]:
         """All of them or none; returns the new revisions in order."""
         ...
 
-    async def commit(self, name: str, state: bytes, *, expected: int | None, records: Sequence[Record] = ()) -> int:
-        """A state and the records of how it came about, together or not at all; returns the new revision."""
-        ...
+    async def commit(self, name: str, state: bytes, *, expected: int | None, records: Sequence[Record]) -> int:
+        """A state and the records of how it came about, together or not at all; returns the new revision.
 
-    async def append_record(self, name: str, record: bytes, at: float) -> None:
-        """Adds to the history of a name; beyond `RECORDS_MAX` the oldest is forgotten."""
+        Beyond `RECORDS_MAX` records of a name the oldest are forgotten.
+        """
         ...
 
     async def records(self, name: str, last: int) -> list[Record]:
         """The newest `last` records, oldest first; `last` <= 0 gives none."""
-        ...
-
-    async def delete(self, name: str) -> None:
-        """Forgets a state and its history; unknown names are fine."""
         ...
 
     async def close(self) -> None:
@@ -85,4 +76,4 @@ async def open_store(where: str) -> Store:
         return MemoryStore()
     if kind == "sqlite" and rest:
         return await open_sqlite(rest)
-    raise PermanentStoreError(f"store {where!r} is not understood; hint: use `sqlite:PATH` or `memory:`")
+    raise PermanentStoreError(f"store {where!r} is not understood", "use sqlite:PATH or memory:")

@@ -133,6 +133,12 @@ class Collector:
             shadows = {identity: tally.counts() for identity, tally in block.shadows.items()}
             yield rollout, Block(start=block.start, end=now, users=users, shadows=shadows, lost=block.lost)
 
+    def take_counts(self) -> tuple[int, dict[str, int]]:
+        """Log entries read, and entries dropped by reason, since the last call."""
+        taken = self.entries_total, self.dropped
+        self.entries_total, self.dropped = 0, {}
+        return taken
+
     def gap(self, rollout: str) -> float:
         """The worst part of a rollout's requests that load reports counted and the access log did not bring, lately."""
         return max((self._audit.gap(name) for name, owner in self._owners.items() if owner.rollout == rollout), default=0.0)

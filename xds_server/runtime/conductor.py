@@ -6,6 +6,7 @@ it; evidence and hold are checkpointed once a second. Where the store fails, a s
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,8 +185,10 @@ class Conductor:
         if not dirty:
             return
         batch = [(name, ROLLOUT.dump_json(state), self.entries[name].revision) for name, state in dirty.items()]
+        began = time.perf_counter()
         try:
             revisions = await self._store.save_many(batch)
+            self._saved("checkpoint", time.perf_counter() - began)
         except (StoreError, Conflict) as error:
             self._store_failed(error)
             return
@@ -244,8 +247,10 @@ class Conductor:
 
     async def _persist(self, name: str, entry: Entry, state: Rollout, records: tuple[Record, ...]) -> None:
         written = (*entry.unsaved, *((_json(record), record.at) for record in records))
+        began = time.perf_counter()
         try:
             entry.revision = await self._store.commit(name, ROLLOUT.dump_json(state), expected=entry.revision, records=written)
+            self._saved("commit", time.perf_counter() - began)
         except (StoreError, Conflict) as error:
             if not _safer(entry.state, state):
                 raise
@@ -256,8 +261,9 @@ class Conductor:
         self._store_worked()
 
     def _notify(self, record: Record) -> None:
+        event = f"rollout.{record.decision.value}"
         log.info(
-            "rollout." + record.decision.value,
+            event,
             rollout=record.rollout,
             step=record.step,
             generation=record.generation,

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 
 import structlog
 
-from policies.rollout import IN_RELEASE, Delivered, EvidenceArrived, Mode, PodsProbed, Record, Ticked
+from policies.rollout import IN_RELEASE, Decision, Delivered, EvidenceArrived, Mode, PodsProbed, Record, Ticked
 from policies.spec.policy import RolloutPolicy
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.adapters.policy_directory import PolicyDirectory
 from xds_server.adapters.readiness import Prober
 from xds_server.adapters.store import Store, open_store
 from xds_server.config import ServeConfig
+from xds_server.core.stream import State
 from xds_server.core.transport import Method
 from xds_server.evidence.collector import Collector
 from xds_server.runtime import web
@@ -72,10 +73,19 @@ class Server:
         self.ready = False
         self.beats: dict[tuple[str, str], float] = {}
         self.held: frozenset[str] = frozenset()
+        self.reverting_since: dict[str, float] = {}
 
     def exposition(self) -> bytes:
         """All metrics, as of now."""
         self.metrics.observe(self.control.rollouts(), self.control.policy_errors())
+        for type_url, count in self.hub.take_pushes().items():
+            self.metrics.pushed(type_url, count)
+        open_types = [progress for status in self.hub.proxies() for progress in status.types]
+        self.metrics.outstanding(sum(progress.state is State.STALE for progress in open_types))
+        entries, dropped = self.collector.take_counts()
+        self.metrics.access_log_entries(entries)
+        for what, count in dropped.items():
+            self.metrics.dropped(what, count)
         return self.metrics.exposition()
 
     def holds(self, rollout: str) -> bool:
@@ -187,9 +197,15 @@ class Server:
         # A group without proxies has nothing to ACK: say so once, or a revert would wait for ever.
         awaited = state.mode is Mode.REVERTING or state.incoming is not None
         if publication == state.publication and (seen != state.delivery or (awaited and seen.acked >= seen.selected)):
+            if seen.complete and name in self.reverting_since:
+                self.metrics.reaction(time.time() - self.reverting_since.pop(name))
+            if seen.complete and (published_at := self.world.published_at(name)) is not None:
+                self.metrics.push_acked(time.time() - published_at)
             self.conductor.submit(name, Delivered(publication=publication, delivery=seen))
 
     def _decided(self, record: Record) -> None:
+        if record.decision is Decision.REVERTED:
+            self.reverting_since[record.rollout] = record.at
         self.metrics.decision(record.rollout, record.decision.value, record.reason.code)
 
     def _source_error(self, words: str) -> None:
@@ -213,8 +229,12 @@ async def serve(config: ServeConfig) -> int:
         transport = GrpcTransport(server.methods())
         api = web.Api(http_api.app(server.control), config.api)
         bound = api.bind()
-        await server.start()
-        xds_port = await transport.serve(config.xds)
+        try:
+            await server.start()
+            xds_port = await transport.serve(config.xds)
+        except BaseException:
+            api.release()
+            raise
         gc.freeze()
         gc.set_threshold(100_000, 50, 1000)
         log.info("server.ready", xds_port=xds_port, api_port=bound, policies=str(config.policies), store=config.store)

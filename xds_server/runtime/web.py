@@ -40,6 +40,12 @@ class Api:
         bound: int = taken.getsockname()[1]
         return bound
 
+    def release(self) -> None:
+        """Gives the port back when nothing will be served."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     async def serve(self) -> None:
         assert self._socket is not None
         config = uvicorn.Config(

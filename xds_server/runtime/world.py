@@ -31,8 +31,8 @@ class _Group:
     proxies: ProxiesPolicy
     serial: int = 0
     wishes: dict[str, Traffic] = field(default_factory=dict)
-    since: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Rollout -> (its publication, the first serial that has it)."""
+    since: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    """Rollout -> (its publication, the first serial that has it, when that was published)."""
 
 
 class World:
@@ -106,7 +106,7 @@ class World:
         group = self._groups.get(wish.where.proxies) if wish else None
         if group is None or rollout not in group.since:
             return None
-        publication, serial = group.since[rollout]
+        publication, serial, _ = group.since[rollout]
         views = [self._hub.sync_state(key_of(group.proxies.name, view), serial) for view in VIEWS]
         return publication, Delivery(
             selected=sum(view.selected for view in views),
@@ -114,6 +114,12 @@ class World:
             rejected=sum(view.rejected for view in views),
             words=next((view.words for view in views if view.words), ""),
         )
+
+    def published_at(self, rollout: str) -> float | None:
+        """When the rollout's current publication was sent [s since the epoch]."""
+        wish = self._wishes.get(rollout)
+        group = self._groups.get(wish.where.proxies) if wish else None
+        return group.since[rollout][2] if group is not None and rollout in group.since else None
 
     def rollouts_of(self, key: str) -> tuple[str, ...]:
         group = self._groups.get(key.rsplit("/", 1)[0])
@@ -155,8 +161,8 @@ class World:
                 return
             self._hub.publish(key_of(name, view), snapshot)
         for wish in wishes:
-            if group.since.get(wish.rollout, (-1, 0))[0] != wish.publication:
-                group.since[wish.rollout] = (wish.publication, group.serial)
+            if group.since.get(wish.rollout, (-1, 0, 0.0))[0] != wish.publication:
+                group.since[wish.rollout] = (wish.publication, group.serial, self._hub.clock())
 
 
 def _has_layers(node: NodeInfo) -> bool:

@@ -185,7 +185,7 @@ class _Session:
 class _Group:
     """All streams that see one world."""
 
-    __slots__ = ("beat", "encoded", "key", "sessions", "snapshot")
+    __slots__ = ("beat", "encoded", "key", "pushes", "sessions", "snapshot")
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -193,6 +193,7 @@ class _Group:
         self.sessions: dict[_Session, None] = {}
         self.encoded: dict[tuple[Variant, str, str], bytes] = {}
         self.beat = 0
+        self.pushes: dict[str, int] = {}
 
     def encode(self, response: Response, variant: Variant) -> bytes:
         """One encoding for all streams that are sent the same: the very same bytes object."""
@@ -207,6 +208,7 @@ class _Group:
     def send(self, session: _Session, responses: Iterable[Response]) -> None:
         for response in responses:
             session.outlet.send(self.encode(response, session.variant))
+            self.pushes[response.type_url] = self.pushes.get(response.type_url, 0) + 1
 
 
 class AdsHub:
@@ -299,6 +301,15 @@ class AdsHub:
         """Every stream of every selected proxy, by node."""
         found = [_status(session, group) for group in self._groups.values() for session in group.sessions]
         return sorted(found, key=lambda each: (each.node_id, each.connected_since))
+
+    def take_pushes(self) -> dict[str, int]:
+        """Responses sent by type since the last call."""
+        taken: dict[str, int] = {}
+        for group in self._groups.values():
+            for type_url, count in group.pushes.items():
+                taken[type_url] = taken.get(type_url, 0) + count
+            group.pushes.clear()
+        return taken
 
     def refused(self) -> list[RefusedProxy]:
         """Proxies no group selects, the latest last; the oldest are forgotten."""

@@ -67,9 +67,7 @@ async def _set_up(backstage: Backstage, teller: Teller) -> None:
     ports = ", ".join(f"{name} on port {model.port}" for name, model in backstage.models.items())
     teller.line("set up", f"real language models (SmolLM2-135M) answer: {ports}")
     await backstage.start_server()
-    teller.line(
-        "set up", f"crossfade serves xDS on port {backstage.xds_port}; API: {backstage.api}/v1/rollouts, metrics: {backstage.api}/metrics"
-    )
+    teller.line("set up", f"crossfade serves xDS on port {backstage.xds_port}; API: {backstage.api}/v1/rollouts")
     await backstage.start_envoy()
     await backstage.calibrate()
     plan = backstage.load.plan

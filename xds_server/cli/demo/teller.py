@@ -103,11 +103,12 @@ class Teller:
     def progress(self, text: str) -> None:
         """How far it is: shown live, or as a line now and then."""
         if self.live:
+            shown = Text(text, no_wrap=True, overflow="ellipsis")
             if self._status is None:
-                self._status = self._console.status(text, spinner="dots")
+                self._status = self._console.status(shown, spinner="dots")
                 self._status.start()
             else:
-                self._status.update(text)
+                self._status.update(shown)
         elif self._clock() - self._said >= PROGRESS_S:
             self.line("...", text)
 
