@@ -114,7 +114,11 @@ spec:
 def test_what_is_left_out_gets_the_defaults_of_the_values():
     found = value(traffic={"proxies": "edge", "listener": "public"})
     plain = p.RolloutPolicy(
-        name="chat", traffic=p.TrafficSpec(proxies="edge", listener="public"), stable=found.stable, candidate=found.candidate, steps=found.steps
+        name="chat",
+        traffic=p.TrafficSpec(proxies="edge", listener="public"),
+        stable=found.stable,
+        candidate=found.candidate,
+        steps=found.steps,
     )
     for part in ("traffic", "assignment", "when", "lease", "false_revert", "labels"):
         assert getattr(found, part) == getattr(plain, part), part
@@ -159,7 +163,9 @@ def test_durations_carry_a_unit(written, seconds):
     assert value(traffic={"proxies": "edge", "listener": "public", "timeout": written}).traffic.timeout_s == seconds
 
 
-@pytest.mark.parametrize("written", [5, 5.0, "5", "5 s", "s", "-1s", "1h30m", "5M", "1w", "9999999999s", "999999999d", "", True, [], "5s\n"])
+@pytest.mark.parametrize(
+    "written", [5, 5.0, "5", "5 s", "s", "-1s", "1h30m", "5M", "1w", "9999999999s", "999999999d", "", True, [], "5s\n"]
+)
 def test_anything_else_is_no_duration(written):
     error = fault(traffic={"proxies": "edge", "listener": "public", "timeout": written})
     assert (error.path, error.expected[:2]) in {("spec.traffic.timeout", "a "), ("spec.traffic.timeout", "at")}
@@ -210,7 +216,9 @@ def test_health_without_path_keeps_the_runtimes_path():
     assert fault(variants={"stable": variant(health={"interval": "5s"})}).path == "spec.variants.stable.health"
 
 
-@pytest.mark.parametrize("statistic", [None, "distribution", "p1", "p50", "p99", "p99.9", "p99.99", "p0", "p100", "mean", "max", "p5x", "p01"])
+@pytest.mark.parametrize(
+    "statistic", [None, "distribution", "p1", "p50", "p99", "p99.9", "p99.99", "p0", "p100", "mean", "max", "p5x", "p01"]
+)
 @pytest.mark.parametrize("metric", ["envoy/latency", "envoy/error_rate"])
 def test_a_gate_that_is_accepted_can_be_opened(statistic, metric):
     margin = {"absolute": "50ms"} if metric == "envoy/latency" else {"absolute": "5%"}
@@ -268,7 +276,10 @@ def test_a_host_has_no_port_and_at_most_a_star_in_front(host):
 
 @pytest.mark.parametrize("prefix", ["v1", "", "/a?b", "/a#b", "/a b", "/ä"])
 def test_a_path_prefix_starts_with_a_slash_and_has_no_query(prefix):
-    assert fault(traffic={"proxies": "edge", "listener": "public", "match": [{"path_prefix": prefix}]}).path == "spec.traffic.match[0].path_prefix"
+    assert (
+        fault(traffic={"proxies": "edge", "listener": "public", "match": [{"path_prefix": prefix}]}).path
+        == "spec.traffic.match[0].path_prefix"
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,14 +301,18 @@ def test_listeners_have_names_and_ports_of_their_own(listeners, path):
 
 
 def test_one_port_on_two_addresses_is_two_listeners():
-    listeners = [{"name": "a", "address": "10.0.0.1", "port": 1}, {"name": "b", "address": "10.0.0.2", "port": 1}, {"name": "c", "address": "::", "port": 1}]
+    listeners = [
+        {"name": "a", "address": "10.0.0.1", "port": 1},
+        {"name": "b", "address": "10.0.0.2", "port": 1},
+        {"name": "c", "address": "::", "port": 1},
+    ]
     assert not load({"f": text(PROXIES | {"spec": {"select": {"cluster": "x"}, "listeners": listeners}})}).errors
 
 
 def test_a_group_selects_something():
-    assert [error.path for error in load({"f": text(PROXIES | {"spec": {"select": {}, "listeners": [{"name": "a", "port": 1}]}})}).errors] == [
-        "spec.select"
-    ]
+    assert [
+        error.path for error in load({"f": text(PROXIES | {"spec": {"select": {}, "listeners": [{"name": "a", "port": 1}]}})}).errors
+    ] == ["spec.select"]
 
 
 CANARY = {"canary": {"shares": ["5%"], "hold": {"for": "1m"}}}
