@@ -105,7 +105,7 @@ async def test_a_healthy_candidate_is_promoted_and_then_serves_everyone(tmp_path
         assert "promoted" in kinds
 
 
-async def failing(tmp_path, turn_bad, *, gates=None, rate=100, delay_s=0.0, chunks=0):
+async def failing(tmp_path, turn_bad, *, gates=None, rate=100, delay_s=0.0, chunks=0, fallback="connect"):
     """A canary at 10 % that turns bad; returns what was seen."""
     document_gates = gates or [{"name": "errors", "metric": "envoy/error_rate", "margin": {"absolute": "0.5%", "relative": "25%"}}]
     async with (
@@ -113,7 +113,9 @@ async def failing(tmp_path, turn_bad, *, gates=None, rate=100, delay_s=0.0, chun
         Backend(name="v2", delay_s=delay_s, chunks=chunks, chunk_gap_s=0.005) as v2,
         Stage(tmp_path) as stage,
     ):
-        await stage.start(rollout(v1, v2, gates=document_gates))
+        document = rollout(v1, v2, gates=document_gates)
+        document["spec"]["traffic"]["fallback"] = fallback
+        await stage.start(document)
         async with Client(stage.port) as client:
             await stage.serving(client)
             await stage.share(0.1)
@@ -160,12 +162,15 @@ async def test_latency_reverts(tmp_path):
     assert any("gate latency failed" in record["because"] for record in history)
 
 
-async def test_all_candidate_pods_dying_fails_no_request_and_reverts(tmp_path):
+@pytest.mark.parametrize("fallback", ["connect", "gateway"])
+async def test_all_candidate_pods_dying_fails_no_request_whose_answer_had_not_begun_and_reverts(tmp_path, fallback):
+    """`gateway` also saves requests that the dying pod had already taken (they run a second time); `connect` saves all sent after its death."""
+
     async def bad(v2):
         await v2.kill()
 
-    _, load, _, turned, after, history = await failing(tmp_path, bad)
-    not_begun = [reply for reply in load.since(turned) if reply.failure and not reply.began and reply.at > turned + 0.05]
-    assert not_begun == []
+    _, load, _, turned, after, history = await failing(tmp_path, bad, fallback=fallback, delay_s=0.05)
+    lost = [reply for reply in load.failures if not reply.began and (fallback == "gateway" or reply.at > turned)]
+    assert lost == []
     assert set(load.by_variant(since=after)) == {"v1"}
     assert any(record["decision"] == "reverted" for record in history)
