@@ -115,14 +115,18 @@ def _understood(document: Document, lost: set[Path]) -> tuple[RolloutPolicy | Pr
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
         return None, [_unknown_kind(kind, said="kind" in data)]
-    empty = [path for path in _empty(data, ()) if path not in lost]
+    empty = {path: None for path in _empty(data, ()) if path not in lost}
     faults = [_empty_fault(path) for path in empty]
     try:
         read_as = model.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        told = {*empty, *lost, *_misspelt(model, details)}
-        faults += [fault for fault in (_translated(document, model, each) for each in details) if fault.path not in told]
+        misspelt = set(_misspelt(model, details))
+        for each in details:
+            fault = _translated(document, model, each)
+            known = fault.path in lost or fault.path in empty or (each["type"] == "missing" and fault.path in misspelt)
+            if not known:
+                faults.append(fault)
         return None, faults
     faults += checks.faults(read_as)
     return (None if faults else read_as.value()), faults
@@ -359,8 +363,8 @@ def _error(file: str, place: Place, fault: Fault) -> SpecError:
     )
 
 
-def _order(error: SpecError) -> tuple[str, int, int, str, str]:
-    return error.file, error.line, error.column, error.path, error.message
+def _order(error: SpecError) -> tuple[str, int, int]:
+    return error.file, error.line, error.column
 
 
 def _capped(file: str, errors: list[SpecError]) -> list[SpecError]:

@@ -82,7 +82,7 @@ def test_the_text_is_good_before_it_is_spoilt():
         ("    - promote: {}", "    -", (32, 6, "spec.steps[2]"), "item 2 is empty"),
         ("port: 8080", 'port: "8080"', (7, 40, "spec.listeners[0].port"), "'8080' does not fit"),
         ("samples: 20", "samples: lots", (31, 51, "spec.steps[1].canary.hold.samples"), "'lots' does not fit"),
-        ("[5%, 50%]", "[5%, 50]", (31, 27, "spec.steps[1].canary.shares[1]"), "50 is no percentage"),
+        ("[5%, 50%]", "[5%, 50]", (31, 29, "spec.steps[1].canary.shares[1]"), "50 is no percentage"),
         ("fail: revert", "fail: revrt", (39, 5, "spec.when.fail"), "'revrt' is not known here"),
         ("runtime: vllm", "runtime: vlm", (26, 7, "spec.variants.candidate.runtime"), "unknown runtime 'vlm'"),
         ("spec:\n  traffic:", "spec: []\nspecs:\n  traffic:", (14, 1, "spec"), "a list does not fit"),
@@ -163,7 +163,7 @@ def test_all_faults_of_all_files_are_told_at_once_in_order():
     second = GOOD.replace("kind: Proxies", "kind: Proxy").replace("cluster: edge", "cluster: 3")
     found = load({"b.yaml": second, "a.yaml": first, "c.yaml": "a: [", "d.yaml": b"\xff"})
     assert [(error.file, error.line) for error in found.errors] == [
-        ("a.yaml", 21), ("a.yaml", 39), ("b.yaml", 2), ("c.yaml", 1), ("d.yaml", 1),
+        ("a.yaml", 21), ("a.yaml", 39), ("b.yaml", 2), ("c.yaml", 2), ("d.yaml", 1),
     ]  # fmt: skip
 
 

@@ -11,18 +11,23 @@ def proxies(name="edge", select=None, ports=(8080,)):
     return PROXIES | {"metadata": {"name": name}, "spec": {"select": select or {"cluster": name}, "listeners": listeners}}
 
 
+def line(documents, words, nth=1):
+    """The line of the nth place where a file says something."""
+    return [number for number, each in enumerate(text(*documents).decode().splitlines(), 1) if words in each][nth - 1]
+
+
 def told(**files):
     found = load({f"{name}.yaml": text(*documents) for name, documents in files.items()})
     return found, [(error.file, error.path, error.message) for error in found.errors]
 
 
 def test_two_rollouts_on_the_same_traffic_are_both_told_and_neither_is_in_force():
-    found, errors = told(
-        a=[proxies(), rollout("one")], b=[rollout("two")], c=[rollout("three", traffic={"proxies": "edge", "listener": "public"})]
-    )
+    one, two = (proxies(), rollout("one")), (rollout("two"),)
+    found, errors = told(a=one, b=two, c=[rollout("three", traffic={"proxies": "edge", "listener": "public"})])
+    what = "host chat.internal with path / belongs to rollout"
     assert errors == [
-        ("a.yaml", "spec.traffic.match[0]", "host chat.internal with path / belongs to rollout 'two' (b.yaml, line 10)"),
-        ("b.yaml", "spec.traffic.match[0]", "host chat.internal with path / belongs to rollout 'one' (a.yaml, line 24)"),
+        ("a.yaml", "spec.traffic.match[0]", f"{what} 'two' (b.yaml, line {line(two, 'host: chat.internal')})"),
+        ("b.yaml", "spec.traffic.match[0]", f"{what} 'one' (a.yaml, line {line(one, 'host: chat.internal')})"),
     ]
     assert [policy.name for policy in found.rollouts] == ["three"]
 
@@ -48,10 +53,11 @@ def test_another_path_listener_or_group_is_other_traffic():
 
 
 def test_one_name_belongs_to_one_document_of_a_kind():
-    found, errors = told(a=[proxies(), rollout("x")], b=[proxies("x"), rollout("x", traffic={"proxies": "x", "listener": "public"})])
+    first, second = (proxies(), rollout("x")), (proxies("x"), rollout("x", traffic={"proxies": "x", "listener": "public"}))
+    found, errors = told(a=first, b=second)
     assert errors == [
-        ("a.yaml", "metadata.name", "the name 'x' is taken (b.yaml, line 16)"),
-        ("b.yaml", "metadata.name", "the name 'x' is taken (a.yaml, line 16)"),
+        ("a.yaml", "metadata.name", f"the name 'x' is taken (b.yaml, line {line(second, 'name: x', 2)})"),
+        ("b.yaml", "metadata.name", f"the name 'x' is taken (a.yaml, line {line(first, 'name: x')})"),
     ]
     assert [group.name for group in found.proxies] == ["edge", "x"]
 

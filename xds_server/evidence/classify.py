@@ -8,23 +8,35 @@ Entries come from the router's upstream log (one per attempt, mirrored ones too;
 | stable    | stable      | stable's request                                                                                  |
 | composite | candidate   | the candidate's request                                                                           |
 | composite | stable      | the candidate's request, failed: stable answered in its place; no sample of stable (not random)   |
-| any       | nobody      | UH, NC: the picked variant's request, failed                                                      |
+| any       | nobody      | UH, NC, UO: the picked variant's request, failed                                                  |
 | -         | x.shadow    | a mirrored copy                                                                                   |
 
 A failed first attempt and the fallback's attempt carry one request id and are one request: `Observation.once` asks for that.
-Requests the client gave up (DC) are nobody's error; their latency counts as unbounded, so a candidate that hangs is seen.
-Source: Envoy 1.40 run by hand, docs/envoy.md.
+
+An attempt that Envoy itself cut off has *no flag* in the upstream log, only no last byte: it was cut by the route's timeout (the pod's failure)
+if it lasted that long, else by the client that gave up. A client's impatience is nobody's error; its latency counts as unbounded, so a
+candidate that hangs is seen. A copy cut off early says nothing: its user's request ended, or its cluster went.
+Source: Envoy 1.40 as recorded in tests/fixtures/access_log; docs/envoy.md.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from xds_server.resources.names import PICKED_TAG, TTFT_TAG, Owner
 
-DOWNSTREAM_END = 6
-UPSTREAM_END = 9
+DOWNSTREAM_END: Final = 6
+UPSTREAM_END: Final = 9
+
+CONNECTING_MS: Final = 20.0
+"""Time before the first byte goes to a pod that is the proxy's own (a connection is made; a small share has colder ones), not the variant's [ms].
+What is beyond it is waiting for a pod that has no room, and counts."""
+
+NEARLY: Final = 0.95
+"""Part of the route's timeout from which on a cut is taken for it: attempts start a little later than the request's clock."""
+
+TTFT_DIGITS_MAX: Final = 15
 
 
 class Failure(Enum):
@@ -45,13 +57,22 @@ class Skip(Enum):
     SHADOW_CUT = "shadow_cut"
 
 
+class Booked(Enum):
+    """What Envoy's load report says of the same attempt, on the cluster that really answered: what the log is held against."""
+
+    NOT = "not"
+    GOOD = "good"
+    BAD = "bad"
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """One request of one variant.
 
     Attributes:
         failure: None = it was answered well, or the client gave it up (`cancelled`).
-        latency_ms: First byte sent to last byte received [ms]; None = it never ended (unbounded).
+        latency_ms: From the request (less the time of connecting) to the last byte [ms]; None = it never ended well (unbounded).
+        ttft_ms: The same to the first body byte [ms]; None = there was none.
         once: Request id under which only one failure counts; "" = each counts.
         status: For people: HTTP status or response flag.
     """
@@ -67,7 +88,7 @@ class Observation:
     status: str
 
 
-def classify(entry: Any, owners: Mapping[str, Owner]) -> Observation | Skip:
+def classify(entry: Any, owners: Mapping[str, Owner]) -> tuple[Observation | Skip, Booked]:
     """Reads a parsed `envoy.data.accesslog.v3.HTTPAccessLogEntry`.
 
     Args:
@@ -77,44 +98,33 @@ def classify(entry: Any, owners: Mapping[str, Owner]) -> Observation | Skip:
     tags = common.custom_tags
     picked = owners.get(tags.get(PICKED_TAG, ""))
     if common.access_log_type == DOWNSTREAM_END:
-        return _no_host(common, picked)
+        return _no_host(common, picked), Booked.NOT
     if common.access_log_type != UPSTREAM_END:
-        return Skip.NOT_AN_END
-    real = owners.get(common.upstream_cluster)
+        return Skip.NOT_AN_END, Booked.NOT
+    # An attempt over a circuit breaker's limit has no cluster of its own.
+    real = owners.get(common.upstream_cluster) if common.upstream_cluster else picked
     if real is None:
-        return Skip.UNKNOWN_CLUSTER
+        return Skip.UNKNOWN_CLUSTER, Booked.NOT
     code = entry.response.response_code.value
-    flags = common.response_flags
-    failure, word = _failure(code, flags)
-    cancelled = bool(flags.downstream_connection_termination or flags.downstream_remote_reset)
-    ttft = tags.get(TTFT_TAG, "")
+    failure, status = _end(common, code, real.timeout_s)
+    cancelled = status == "cancelled"
+    booked = _booked(code, failure, cancelled=cancelled)
     if real.audience == "shadow":
-        # No answer and no flag: its cluster went or the user's request ended first; overflow: our own limit on copies.
-        if failure is Failure.OVERFLOW or cancelled or (code == 0 and failure is None):
-            return Skip.SHADOW_CUT
-        return Observation(
-            real.rollout, real.identity, True, failure, False, _latency(common, failure), _milliseconds(ttft), "", word or str(code)
-        )
+        if cancelled or failure is Failure.OVERFLOW:
+            return Skip.SHADOW_CUT, booked
+        latency, ttft = _times(common, tags.get(TTFT_TAG, ""), failure)
+        return Observation(real.rollout, real.identity, True, failure, False, latency, ttft, "", status), booked
     owner, once = real, ""
     if picked is not None and picked.composite:
         owner = picked
         if real.identity != picked.identity:
-            failure, word, cancelled = Failure.FALLBACK, "fallback", False
+            failure, status, cancelled = Failure.FALLBACK, "fallback", False
         if failure is not None:
             once = entry.request.request_id
-    if cancelled:
-        failure = None
-    return Observation(
-        owner.rollout,
-        owner.identity,
-        False,
-        failure,
-        cancelled,
-        None if cancelled else _latency(common, failure),
-        None if failure is Failure.FALLBACK else _milliseconds(ttft),
-        once,
-        "cancelled" if cancelled else word or str(code),
-    )
+    latency, ttft = _times(common, tags.get(TTFT_TAG, ""), failure)
+    if failure is Failure.FALLBACK:
+        ttft = None
+    return Observation(owner.rollout, owner.identity, False, failure, cancelled, latency, ttft, once, status), booked
 
 
 def _no_host(common: Any, picked: Owner | None) -> Observation | Skip:
@@ -125,31 +135,50 @@ def _no_host(common: Any, picked: Owner | None) -> Observation | Skip:
     return Observation(picked.rollout, picked.identity, False, Failure.NO_HOST, False, None, None, "", word)
 
 
-def _failure(code: int, flags: Any) -> tuple[Failure | None, str]:
-    if flags.upstream_overflow:
-        return Failure.OVERFLOW, "UO"
-    if flags.upstream_request_timeout or flags.duration_timeout or flags.stream_idle_timeout:
-        return Failure.TIMEOUT, "UT"
-    for flag, word in (
-        (flags.upstream_connection_termination, "UC"),
-        (flags.upstream_protocol_error, "UPE"),
-        (flags.upstream_remote_reset, "UR"),
-        (flags.upstream_connection_failure, "UF"),
-    ):
-        if flag:
-            return (Failure.BROKEN if 200 <= code < 500 else Failure.UNREACHED), word
+def _end(common: Any, code: int, timeout_s: float) -> tuple[Failure | None, str]:
+    """How an attempt ended: (what failed, words for people)."""
+    if common.HasField("response_flags"):
+        flags = common.response_flags
+        if flags.upstream_overflow:
+            return Failure.OVERFLOW, "UO"
+        if flags.upstream_request_timeout or flags.duration_timeout or flags.stream_idle_timeout:
+            return Failure.TIMEOUT, "UT"
+        for flag, word in (
+            (flags.upstream_connection_termination, "UC"),
+            (flags.upstream_protocol_error, "UPE"),
+            (flags.upstream_remote_reset, "UR"),
+            (flags.upstream_connection_failure, "UF"),
+        ):
+            if flag:
+                return (Failure.BROKEN if 200 <= code < 500 else Failure.UNREACHED), word
+        if flags.downstream_connection_termination or flags.downstream_remote_reset:
+            return None, "cancelled"
+    status = str(code) if 100 <= code < 600 else "other"
     if code >= 500:
-        return Failure.STATUS, str(code)
-    return None, ""
+        return Failure.STATUS, status
+    if not common.HasField("time_to_last_upstream_rx_byte"):
+        took_s = common.duration.seconds + common.duration.nanos / 1e9
+        if timeout_s and took_s >= NEARLY * timeout_s:
+            return Failure.TIMEOUT, "UT"
+        return None, "cancelled"
+    return None, status
 
 
-def _latency(common: Any, failure: Failure | None) -> float | None:
-    if failure not in {None, Failure.STATUS}:
-        return None
-    sent, received = common.time_to_first_upstream_tx_byte, common.time_to_last_upstream_rx_byte
-    milliseconds: float = max((received.seconds - sent.seconds) * 1e3 + (received.nanos - sent.nanos) / 1e6, 0.0)
-    return milliseconds
+def _booked(code: int, failure: Failure | None, *, cancelled: bool) -> Booked:
+    if failure is Failure.OVERFLOW or (cancelled and code == 0):
+        return Booked.NOT
+    return Booked.BAD if code >= 500 or code == 0 else Booked.GOOD
 
 
-def _milliseconds(microseconds: str) -> float | None:
-    return int(microseconds) / 1e3 if microseconds.isdigit() else None
+def _times(common: Any, ttft_us: str, failure: Failure | None) -> tuple[float | None, float | None]:
+    """(latency, time to first token) [ms]."""
+    sent = common.time_to_first_upstream_tx_byte
+    sent_ms = sent.seconds * 1e3 + sent.nanos / 1e6
+    waited_ms = max(sent_ms - CONNECTING_MS, 0.0)
+    latency = None
+    if failure in {None, Failure.STATUS} and common.HasField("time_to_last_upstream_rx_byte"):
+        received = common.time_to_last_upstream_rx_byte
+        latency = max(received.seconds * 1e3 + received.nanos / 1e6 - sent_ms, 0.0) + waited_ms
+    if ttft_us.isascii() and ttft_us.isdigit() and len(ttft_us) <= TTFT_DIGITS_MAX:
+        return latency, int(ttft_us) / 1e3 + waited_ms
+    return latency, None

@@ -12,7 +12,7 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
 
 from policies.evidence import LATENCY_BINS, Block, Counts, latency_bin
 from xds_server.evidence.audit import Audit
-from xds_server.evidence.classify import Failure, Observation, Skip, classify
+from xds_server.evidence.classify import Booked, Failure, Observation, Skip, classify
 from xds_server.resources.names import Owner
 
 IDS_MAX = 16_384
@@ -84,7 +84,9 @@ class Collector:
         self._clock = clock
         self._owners: Mapping[str, Owner] = {}
         self._open: dict[str, _Open] = {}
-        self._failed: OrderedDict[str, None] = OrderedDict()
+        self._failed: OrderedDict[str, int] = OrderedDict()
+        """Request id -> number of the block that its failure was counted in."""
+        self._block = 0
         self._audit = Audit()
         self.entries_total = 0
         self.dropped: dict[str, int] = {}
@@ -99,17 +101,15 @@ class Collector:
         now = self._clock()
         for entry in StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
             self.entries_total += 1
-            seen = classify(entry, self._owners)
+            seen, booked = classify(entry, self._owners)
+            if booked is not Booked.NOT:
+                self._audit.logged(entry.common_properties.upstream_cluster, error=booked is Booked.BAD)
             if isinstance(seen, Skip):
-                self._drop(seen.value)
-                if seen is Skip.SHADOW_CUT:
-                    self._audit.logged(entry.common_properties.upstream_cluster, error=False)
+                self.dropped[seen.value] = self.dropped.get(seen.value, 0) + 1
                 continue
-            if entry.common_properties.upstream_cluster:
-                self._audit.logged(entry.common_properties.upstream_cluster, error=seen.failure is Failure.STATUS)
-            if seen.once and self._again(seen.once):
-                continue
-            self._tally(seen.rollout, seen.identity, shadow=seen.shadow, now=now).add(seen)
+            tally = self._tally(seen.rollout, seen.identity, shadow=seen.shadow, now=now)
+            if not seen.once or self._first(seen, tally):
+                tally.add(seen)
 
     def load_report(self, message: bytes) -> None:
         """One `LoadStatsRequest`. Raises: google.protobuf.message.DecodeError."""
@@ -128,6 +128,7 @@ class Collector:
                 self._tally(owner.rollout, owner.identity, shadow=owner.audience == "shadow", now=now).lost(requests, errors)
                 self._open[owner.rollout].lost += requests
         closing, self._open = self._open, {}
+        self._block += 1
         for rollout, block in closing.items():
             users = {identity: tally.counts() for identity, tally in block.users.items()}
             shadows = {identity: tally.counts() for identity, tally in block.shadows.items()}
@@ -153,13 +154,13 @@ class Collector:
             tally = side[identity] = _Tally()
         return tally
 
-    def _again(self, request_id: str) -> bool:
-        if request_id in self._failed:
-            return True
-        self._failed[request_id] = None
+    def _first(self, seen: Observation, tally: _Tally) -> bool:
+        """Whether a failure is the first of its request; a fallback that follows its failed attempt in one block explains it."""
+        block = self._failed.get(seen.once)
+        if block is not None:
+            tally.fallbacks += seen.failure is Failure.FALLBACK and block == self._block
+            return False
+        self._failed[seen.once] = self._block
         if len(self._failed) > IDS_MAX:
             self._failed.popitem(last=False)
-        return False
-
-    def _drop(self, what: str) -> None:
-        self.dropped[what] = self.dropped.get(what, 0) + 1
+        return True

@@ -37,12 +37,14 @@ class Owner:
     Attributes:
         identity: `Variant.identity`; of a composite cluster the candidate's.
         composite: It is the candidate with stable behind it: an answer from another real cluster was a fallback.
+        timeout_s: When the route gives a request up [s]; 0 = never.
     """
 
     rollout: str
     identity: str
     audience: Literal["users", "shadow"]
     composite: bool = False
+    timeout_s: float = 0.0
 
 
 def cluster(rollout: str, variant: Variant) -> str:
@@ -113,12 +115,13 @@ def owners(wishes: Iterable[Traffic]) -> Mapping[str, Owner]:
     """Cluster name -> whose traffic it carries, for all clusters of all rollouts."""
     found: dict[str, Owner] = {}
     for wish in wishes:
-        rollout = wish.rollout
+        rollout, timeout_s = wish.rollout, wish.where.timeout_s
         for variant in (wish.stable, *(arm.variant for arm in arms(wish)), *wish.kept):
-            found[cluster(rollout, variant)] = Owner(rollout=rollout, identity=variant.identity, audience="users")
+            found[cluster(rollout, variant)] = Owner(rollout=rollout, identity=variant.identity, audience="users", timeout_s=timeout_s)
         for variant in (arm.variant for arm in arms(wish)):
-            found[shadow_cluster(rollout, variant)] = Owner(rollout=rollout, identity=variant.identity, audience="shadow")
+            name = shadow_cluster(rollout, variant)
+            found[name] = Owner(rollout=rollout, identity=variant.identity, audience="shadow", timeout_s=timeout_s)
             if wish.where.fallback is not Fallback.NONE:
                 name = composite_cluster(rollout, variant)
-                found[name] = Owner(rollout=rollout, identity=variant.identity, audience="users", composite=True)
+                found[name] = Owner(rollout=rollout, identity=variant.identity, audience="users", composite=True, timeout_s=timeout_s)
     return found

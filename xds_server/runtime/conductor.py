@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from policies import engine, explain, wish
 from policies.rollout import (
@@ -33,7 +33,7 @@ from policies.rollout import (
 )
 from policies.spec.policy import RolloutPolicy
 from xds_server.adapters.store import Conflict, Store
-from xds_server.errors import StoreError
+from xds_server.errors import PermanentStoreError, StoreError
 from xds_server.runtime.ports import Delivering
 
 log = structlog.get_logger()
@@ -131,7 +131,14 @@ class Conductor:
             if stored.name.startswith("_"):
                 self.kept[stored.name], self._kept_revisions[stored.name] = stored.state, stored.revision
                 continue
-            state = ROLLOUT.validate_json(stored.state)
+            try:
+                state = ROLLOUT.validate_json(stored.state)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise PermanentStoreError(
+                    f"the stored state of rollout {stored.name!r} cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+                    "run the crossfade version that wrote it, or move the store away (rollouts then start from their policies)",
+                ) from error
             self.entries[stored.name] = Entry(state=state, revision=stored.revision, saved=state)
             await self._apply(stored.name, Restarted())
 

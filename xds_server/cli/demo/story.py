@@ -195,7 +195,7 @@ class Story:
                 self._teller.line(decision, str(record.get("because")), "" if decision == "started" else self._counts(report))
 
     def _progress(self, report: Report, status: Json) -> str:
-        return f"{status.get('because')}  |  {self._counts(report)}"
+        return f"{self._counts(report)}  |  {status.get('because')}"
 
     def _counts(self, report: Report) -> str:
         """Requests per version in this act, counted at the models."""

@@ -103,7 +103,8 @@ class Teller:
     def progress(self, text: str) -> None:
         """How far it is: shown live, or as a line now and then."""
         if self.live:
-            shown = Text(text, no_wrap=True, overflow="ellipsis")
+            room = self._console.width - 4
+            shown = Text(text if len(text) <= room else text[: room - 1] + "…")
             if self._status is None:
                 self._status = self._console.status(shown, spinner="dots")
                 self._status.start()
