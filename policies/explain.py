@@ -132,6 +132,10 @@ _SENTENCES: dict[str, Callable[[Facts], str]] = {
     "no_steps": lambda f: f"the policy asks for no step before promotion: {f.get('stable')} becomes stable",
     "steps_over": lambda f: f"all {f['steps']} steps are over and none of them is `promote`: held at the last share until someone promotes",
     "gate_failed": _failed,
+    "gates_failed": lambda f: (
+        f"gates {f['gates']} together failed in {f.get('step')}: {_compared(f)}; "
+        f"{odds(f['together'])} that it is worse, {_number(f['needed_together'])}:1 needed" + _back(f)
+    ),
     "gate_fail": lambda f: f"{f.get('step')} is held by signal {f.get('gate')}: {_compared(f)}; {odds(f.get('evidence'))} that it is worse",
     "gate_error": lambda f: f"{f.get('step')} is held: gate {f.get('gate')} cannot be read",
     "gate_no_data": lambda f: f"{f.get('step')} is held: gate {f.get('gate')} has seen no request of the candidate",

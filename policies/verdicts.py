@@ -131,11 +131,19 @@ def readings(state: Rollout, *, now: float) -> tuple[Reading, ...]:
 def failure(state: Rollout, seen: Sequence[Reading]) -> Reason | None:
     """The guardrail that says the candidate is worse, if one does: alone, or all of them together."""
     guardrails = [reading for reading in seen if reading.role is Role.GUARDRAIL]
-    alone = any(reading.verdict is Verdict.FAIL for reading in guardrails)
-    if not alone and gates.combined(guardrails) < -math.log(state.policy.false_revert):
+    together = gates.combined(guardrails)
+    alone = [reading for reading in guardrails if reading.verdict is Verdict.FAIL]
+    if not alone and together < -math.log(state.policy.false_revert):
         return None
-    worst = max(guardrails, key=lambda reading: (reading.enough, reading.evidence))
-    return Reason(code="gate_failed", facts=facts(worst) | {"step": label(state)})
+    # Errors explain latency (a request without an answer is a slow one too), not the other way round.
+    named = max(
+        alone or guardrails, key=lambda reading: (reading.unit == "ratio" and reading.evidence >= 10, reading.enough, reading.evidence)
+    )
+    told = facts(named) | {"step": label(state)}
+    if alone:
+        return Reason(code="gate_failed", facts=told)
+    all_of_them = {"together": float(f"{math.exp(together):.6g}"), "needed_together": 1 / state.policy.false_revert}
+    return Reason(code="gates_failed", facts=told | all_of_them | {"gates": ", ".join(reading.name for reading in guardrails)})
 
 
 def silence(state: Rollout) -> Reason | None:

@@ -128,8 +128,9 @@ def _understood(document: Document, lost: set[Path]) -> tuple[RolloutPolicy | Pr
             if not known:
                 faults.append(fault)
         return None, faults
-    faults += checks.faults(read_as)
-    return (None if faults else read_as.value()), faults
+    if not faults and not lost:  # else `None` stands where something was meant
+        faults += checks.faults(read_as)
+    return (None if faults or lost else read_as.value()), faults
 
 
 def _unknown_kind(kind: Data, *, said: bool) -> Fault:

@@ -94,6 +94,7 @@ def test_the_text_is_good_before_it_is_spoilt():
         ),
         ("sticky: none", "sticky: header", (28, 5, "spec.assignment.sticky"), "'header' is not a way to be sticky"),
         ("cluster: edge", "cluster: !!int edge", (5, 12, "spec.select.cluster"), "the tag !int is not allowed here"),
+        ("    - promote: {}", "    - promote: !x {}", (32, 7, "spec.steps[2].promote"), "the tag !!x is not allowed here"),
         ("cluster: edge", "cluster: !env edge", (5, 12, "spec.select.cluster"), "the tag !!env is not allowed here"),
         ("  lease: 30s", "  1: x\n  lease: 30s", (41, 3, "spec"), "a key must be text"),
         ("  lease: 30s", "  <<: {}\n  lease: 30s", (41, 3, "spec"), "merge keys (<<) are not supported"),

@@ -107,9 +107,8 @@ class Collector:
             if isinstance(seen, Skip):
                 self.dropped[seen.value] = self.dropped.get(seen.value, 0) + 1
                 continue
-            tally = self._tally(seen.rollout, seen.identity, shadow=seen.shadow, now=now)
-            if not seen.once or self._first(seen, tally):
-                tally.add(seen)
+            if not seen.once or self._first(seen, now):
+                self._tally(seen.rollout, seen.identity, shadow=seen.shadow, now=now).add(seen)
 
     def load_report(self, message: bytes) -> None:
         """One `LoadStatsRequest`. Raises: google.protobuf.message.DecodeError."""
@@ -154,11 +153,12 @@ class Collector:
             tally = side[identity] = _Tally()
         return tally
 
-    def _first(self, seen: Observation, tally: _Tally) -> bool:
-        """Whether a failure is the first of its request; a fallback that follows its failed attempt in one block explains it."""
+    def _first(self, seen: Observation, now: float) -> bool:
+        """Whether a failure is the first of its request; a fallback that follows its failed attempt in the same block explains it."""
         block = self._failed.get(seen.once)
         if block is not None:
-            tally.fallbacks += seen.failure is Failure.FALLBACK and block == self._block
+            if seen.failure is Failure.FALLBACK and block == self._block:
+                self._tally(seen.rollout, seen.identity, shadow=False, now=now).fallbacks += 1
             return False
         self._failed[seen.once] = self._block
         if len(self._failed) > IDS_MAX:
