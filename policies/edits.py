@@ -104,10 +104,11 @@ def _withdrawn(outcome: Outcome, *, now: float) -> Outcome:
 def _edited(outcome: Outcome, old: Rollout, *, now: float) -> Outcome:
     """Keeps a release that goes on in its place of the edited list of steps."""
     state = outcome.state
-    same_release = state.generation == old.generation and state.mode is Mode.STEP and old.mode is Mode.STEP
-    if not same_release:
+    if state.generation != old.generation or not running(state):
         return outcome
     state = verdicts.reopened(state, old.policy, now=now)
+    if state.mode is Mode.WARMING:
+        return outcome.with_state(state)
     before, after = stages(old.policy), stages(state.policy)
     if before == after:
         return outcome.with_state(state)

@@ -192,7 +192,8 @@ def _flat(root: _Node) -> Document:
                 document.plain[path] = node.text
             if node.tag in {"", _type_tag(value)}:
                 return value
-        blemish(place, path, f"the tag !{node.tag[:60]} is not allowed here", "plain YAML only: remove the tag", lost=True)
+        tag = node.tag if node.tag.startswith("!") else f"!!{node.tag}"
+        blemish(place, path, f"the tag {tag[:60]} is not allowed here", "plain YAML only: remove the tag", lost=True)
         return None
 
     def mapping(node: _Node, path: Path, depth: int) -> Data:

@@ -360,3 +360,11 @@ def test_margin_and_metric_reach_the_gate():
     run.serve(20, bad=0.2, until=Mode.PROMOTED)
     assert run.state.mode is not Mode.REVERTED
     assert counts(1).requests == 1
+
+
+def test_steps_and_gates_edited_while_the_candidate_warms_up_apply():
+    run = Run.of(policy(steps=(CanaryStep(shares_bp=(1000,), hold=HOLD), PromoteStep())))
+    run.on(PolicyChanged(policy=policy(gates=(ERRORS, LATENCY))))
+    run.serve(60, until=Mode.PROMOTED)
+    assert run.state.mode is Mode.PROMOTED
+    assert any(record.step == "shadow 10%" for record in run.records)

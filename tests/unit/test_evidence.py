@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 from functools import cache
 from pathlib import Path
 
@@ -296,7 +295,6 @@ def test_a_pods_silence_is_told_from_a_clients_by_the_routes_timeout():
     assert end(took_s) == (Failure.TIMEOUT, False)
     assert end(took_s * 2) == (None, True)
     assert end(0.0) == (None, True)
-    assert math.isfinite(took_s)
 
 
 def a_good_entry(recorded):
@@ -313,7 +311,3 @@ def message(*entries):
 
 def cluster(entry):
     return entry.common_properties.upstream_cluster
-
-
-def test_skips_have_words():
-    assert all(skip.value for skip in Skip)
