@@ -116,7 +116,7 @@ class Stage:
     async def _bootstrap(self, cluster):
         """What `crossfade bootstrap` prints, made once per test run (its typed messages take seconds to import)."""
         if cluster not in BOOTSTRAPS:
-            where = ("--node-id", "node-to-be", "--xds", "127.0.0.1:61001", "--policies", str(self.policies), "-o", "json")
+            where = ("--node-id", "node-to-be", "--xds", "127.0.0.1:61001", "--policies", str(self.policies))
             code, out, err = await self.cli("bootstrap", "--proxies", cluster, *where)
             assert code == 0, err
             BOOTSTRAPS[cluster] = out

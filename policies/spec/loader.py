@@ -228,11 +228,8 @@ def _part(model: Model, path: Path) -> type[Part] | None:
     """The model of the mapping at a path; None if there is none."""
     current: type[Part] | None = model
     for part in path:
-        if isinstance(part, int):
-            continue
-        if current is None:
-            return None
-        current = next((inner for inner in _parts(_annotation(current, part))), None)
+        if isinstance(part, str) and current is not None:
+            current = next(_parts(_annotation(current, part)), None)
     return current
 
 

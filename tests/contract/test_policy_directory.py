@@ -250,3 +250,38 @@ async def test_an_atomic_swap_of_a_linked_folder_is_one_change(tmp_path):
         (root / "..new").symlink_to("..2")
         (root / "..new").replace(root / "..data")
         assert await watch.next() == {"a.yaml": b"..2", "b.yaml": b"..2"}
+
+
+async def test_a_file_that_vanishes_under_the_look_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_bytes(b"1")
+    (tmp_path / "b.yaml").write_bytes(b"2")
+    real = policy_directory.Path.stat
+
+    def vanishing(self, **more):
+        if self.name == "b.yaml":
+            self.unlink(missing_ok=True)
+        return real(self, **more)
+
+    monkeypatch.setattr(policy_directory.Path, "stat", vanishing)
+    assert await PolicyDirectory(tmp_path).read() == {"a.yaml": b"1"}
+
+
+async def test_files_that_change_while_they_are_read_wait_for_the_next_look(tmp_path, monkeypatch):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"old")
+    watch = Watch(tmp_path)
+    await watch.directory.read()
+    original = PolicyDirectory._read
+    reads = []
+
+    def read(self):
+        if not reads:
+            path.write_bytes(b"newest")
+        reads.append(1)
+        return original(self)
+
+    monkeypatch.setattr(PolicyDirectory, "_read", read)
+    async with watch:
+        path.write_bytes(b"new")
+        assert await watch.next() == {"a.yaml": b"newest"}
+    assert len(reads) == 2

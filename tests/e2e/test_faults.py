@@ -42,6 +42,20 @@ async def test_a_killed_control_plane_hands_all_traffic_to_stable_and_a_restart_
         assert {item["kind"]: item["have"] for item in after["waiting_for"]}["time"] >= held - 1.5
 
 
+async def test_an_envoy_with_our_bootstrap_holds_shares_as_leases(tmp_path):
+    """As printed for people, in YAML: nothing of it may be lost on Envoy's way of reading it."""
+    async with Backend(name="v1") as v1, Backend(name="v2") as v2, Stage(tmp_path) as stage:
+        await stage.start(rollout(v1, v2))
+        await stage.share(0.1)
+        (row,) = (await stage.http.get("/v1/proxies")).json()["proxies"]
+        assert row["leased"]
+
+        async def held():
+            return (await stage.status())["lease"] == {"ttl_s": LEASE_S, "held": True}
+
+        await until(held)
+
+
 async def test_abort_takes_all_traffic_back(tmp_path):
     async with Backend(name="v1") as v1, Backend(name="v2") as v2, Stage(tmp_path) as stage:
         await stage.start(rollout(v1, v2, gates=[]))

@@ -169,12 +169,14 @@ def test_every_cluster_has_its_owner_and_every_owner_its_cluster():
     given = wish(share_bp=100, kept=(kept,))
     assert set(rendered(given)[CDS]) == set(owners([given]))
     identity = CANDIDATE.identity
+    timeout_s = given.where.timeout_s
+    assert timeout_s > 0
     assert owners([given]) == {
-        f"chat/{STABLE.identity}": Owner(rollout="chat", identity=STABLE.identity, audience="users"),
-        f"chat/{kept.identity}": Owner(rollout="chat", identity=kept.identity, audience="users"),
-        f"chat/{identity}": Owner(rollout="chat", identity=identity, audience="users"),
-        f"chat/{identity}.shadow": Owner(rollout="chat", identity=identity, audience="shadow"),
-        f"chat/{identity}+fallback": Owner(rollout="chat", identity=identity, audience="users", composite=True),
+        f"chat/{STABLE.identity}": Owner(rollout="chat", identity=STABLE.identity, audience="users", timeout_s=timeout_s),
+        f"chat/{kept.identity}": Owner(rollout="chat", identity=kept.identity, audience="users", timeout_s=timeout_s),
+        f"chat/{identity}": Owner(rollout="chat", identity=identity, audience="users", timeout_s=timeout_s),
+        f"chat/{identity}.shadow": Owner(rollout="chat", identity=identity, audience="shadow", timeout_s=timeout_s),
+        f"chat/{identity}+fallback": Owner(rollout="chat", identity=identity, audience="users", composite=True, timeout_s=timeout_s),
     }
 
 

@@ -232,3 +232,8 @@ def test_a_file_without_documents_is_no_error(nothing):
 
 def test_a_variant_must_be_a_mapping():
     assert fault(variants={"stable": variant(), "candidate": "v2"}).expected == "a mapping of keys to values"
+
+
+def test_a_document_that_is_only_a_tag_is_one_fault():
+    (error,) = load({"f": "!x y"}).errors
+    assert error.message == "the tag !x is not allowed here"

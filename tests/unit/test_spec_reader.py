@@ -1,6 +1,7 @@
 """YAML is read with its places and within bounds: hostile files cost no more than large honest ones."""
 
 import pytest
+import yaml
 
 from policies.spec.reader import BYTES_MAX, DEPTH_MAX, DOCUMENTS_MAX, NODES_MAX, read
 
@@ -104,3 +105,12 @@ def test_a_byte_order_mark_is_no_fault():
 def test_windows_line_ends_count_as_one():
     (document,), _ = read("f", b"a: 1\r\nb: 2\r\n")
     assert document.places["b",] == (2, 1)
+
+
+def test_a_fault_of_the_parser_without_a_place_is_told_at_the_start(monkeypatch):
+    def broken(*_, **__):
+        raise yaml.YAMLError("no idea\nat all")
+
+    monkeypatch.setattr(yaml, "parse", broken)
+    error = refused("a: 1")
+    assert (error.line, error.message) == (1, "not YAML: no idea")

@@ -1,7 +1,10 @@
 """Documents against each other: names, groups and traffic that two of them claim."""
 
+from dataclasses import replace
+
 import pytest
 
+from policies.spec.checks import clash
 from policies.spec.loader import load
 from tests.specs import PROXIES, rollout, text
 
@@ -103,3 +106,24 @@ def test_a_broken_rollout_hides_no_missing_group():
 def test_the_order_of_the_files_does_not_matter():
     files = {"b": text(rollout("two")), "a": text(proxies(), rollout("one")), "c": text(rollout("three", lease=1), proxies("inner"))}
     assert load(files) == load(dict(reversed(files.items())))
+
+
+def test_documents_that_have_nothing_in_common_do_not_clash():
+    found = load(
+        {
+            "f": text(
+                proxies("a"),
+                proxies("b"),
+                *(rollout(f"r{n}", traffic={"proxies": "a", "listener": "public", "match": [{"host": f"h{n}"}]}) for n in range(2)),
+            )
+        }
+    )
+    one, two = found.rollouts
+    first, second = found.proxies
+    for pair in ((one, two), (first, second), (one, first), (one, replace(one, name="x", traffic=replace(one.traffic, listener="other")))):
+        assert clash(*pair) is None
+
+
+def test_no_group_at_all_is_told_how_to_add_one():
+    (error,) = load({"f": text(rollout())}).errors
+    assert (error.expected, error.hint) == ("", "add a document of kind: Proxies")

@@ -360,3 +360,31 @@ def test_what_is_probably_not_meant_is_a_warning_and_no_error():
     assert warnings(steps=[{"canary": {"shares": ["5%"]}}, {"promote": {}}]) == ["spec.steps[0].canary"]
     assert warnings(when={"stuck": {"after": "5m", "then": "revert"}}) == ["spec.steps[0].canary.hold"]
     assert warnings(variants={"stable": variant(), "candidate": variant("v2")}) == ["spec.variants.candidate.endpoints"]
+
+
+@pytest.mark.parametrize(
+    ("key", "written"), [("interval", "99ms"), ("timeout", "9ms"), ("path", "health"), ("path", "/a b"), ("path", "/é")]
+)
+def test_health_checks_are_bounded(key, written):
+    error = fault(variants={"stable": variant(health={"path": "/health", key: written})})
+    assert error.path == f"spec.variants.stable.health.{key}"
+
+
+@pytest.mark.parametrize("key", ["no_data", "stuck"])
+def test_nothing_happens_by_itself_within_a_second(key):
+    assert fault(when={key: {"after": "999ms", "then": "hold"}}).path == f"spec.when.{key}.after"
+
+
+def test_the_version_and_what_is_behind_it_are_the_identity():
+    """The same pods in another order, another runtime or other limits are the same version; other pods are not."""
+    pods = ["10.0.0.1:80", "10.0.0.2:80"]
+    one, same, other = (
+        value(variants={"stable": {"version": "v1", "endpoints": endpoints, **more}}).stable.identity
+        for endpoints, more in (
+            ({"static": pods}, {}),
+            ({"static": pods[::-1]}, {"runtime": "vllm", "pods": {"max_concurrency": 3}}),
+            ({"dns": "pods", "port": 80}, {}),
+        )
+    )
+    assert one == same != other
+    assert one.startswith("v1.")

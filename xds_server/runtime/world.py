@@ -167,7 +167,8 @@ class World:
 
 def _has_layers(node: NodeInfo) -> bool:
     ours = node.metadata.get("crossfade")
-    return isinstance(ours, dict) and ours.get("layers") == LAYERS
+    # Envoy reads `16.0` in a YAML bootstrap as text, in a JSON one as a number.
+    return isinstance(ours, dict) and str(ours.get("layers", "")).removesuffix(".0") == str(LAYERS)
 
 
 def _selects(select: Select, node: NodeInfo) -> bool:

@@ -1,0 +1,106 @@
+"""Evidence from the real Envoy, live: the collector counts what the clients saw, and loses nothing and invents nothing under load."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+from policies.evidence import NOTHING, add
+from policies.spec.policy import Fallback
+from tests.e2e import plane
+from tests.fixtures.access_log.record import Recorder
+from tests.rig import until
+from xds_server.evidence.collector import Collector
+from xds_server.resources.names import owners
+
+
+class Judge(Recorder):
+    """Collects evidence as the server does: blocks closed every 100 ms."""
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.collector = Collector(clock=time.time)
+        self.users, self.shadows, self.lost = {}, {}, 0
+
+    def publish(self, *wishes):
+        super().publish(*wishes)
+        self.collector.own(owners(wishes))
+
+    def _logs(self, raw):
+        self.collector.access_log(raw)
+
+    def _loads(self, raw):
+        super()._loads(raw)
+        self.said.clear()
+        self.collector.load_report(raw)
+
+    async def _beat(self):
+        closing = asyncio.get_running_loop().create_task(self._close())
+        try:
+            await super()._beat()
+        finally:
+            closing.cancel()
+
+    async def _close(self):
+        while True:
+            await asyncio.sleep(0.1)
+            for _, block in self.collector.close(time.time()):
+                self.lost += block.lost
+                for mine, theirs in ((self.users, block.users), (self.shadows, block.shadows)):
+                    for identity, counts in theirs.items():
+                        mine[identity] = add(mine.get(identity, NOTHING), counts)
+
+
+def requests(counts):
+    return sum(each.requests for each in counts.values())
+
+
+async def test_the_evidence_is_what_the_clients_saw(tmp_path, monkeypatch):
+    """Errors, fallbacks and copies at once: every finished request is counted once, for the version it was meant for."""
+    monkeypatch.setattr(plane, "Plane", Judge)
+    async with plane.two_versions(tmp_path, fallback=Fallback.CONNECT) as world:
+        judge = world.plane
+        await judge.delivered(world.shares(3000, 2000))
+        await until(lambda: set(owners((world.wish,))) <= judge.tracked, "load reports to name every cluster")
+        world.candidate.error_share = 0.2
+        async with world.client.load(200.0) as load:
+            await until(lambda: len(load.replies) >= 600)
+            await world.candidate.kill()
+            await until(lambda: len(load.replies) >= 900)
+        stable, candidate = world.wish.stable.identity, world.wish.arms[0].variant.identity
+        await until(lambda: requests(judge.users) == load.sent, f"{load.sent} requests to be counted")
+        answered = load.by_variant()
+        failed = sum(reply.status == 500 for reply in load.replies)
+        of_candidate = judge.users[candidate]
+        fallbacks = answered["v1"] - judge.users[stable].requests
+        assert judge.users[stable].errors == 0
+        assert fallbacks > 0
+        assert of_candidate.requests == answered["v2"] + fallbacks
+        assert of_candidate.errors == failed + fallbacks
+        assert of_candidate.fallbacks <= fallbacks
+        assert not [reply for reply in load.replies if reply.failure and reply.status != 500]
+        assert set(judge.shadows) == {candidate}
+        copies = judge.shadows[candidate]
+        assert copies.requests >= world.candidate.shadows > 0
+        # Reports go on for longer than the audit waits before it calls anything lost.
+        settled = time.monotonic() + 2.5
+        await until(lambda: time.monotonic() > settled)
+        assert judge.lost == 0
+        assert requests(judge.users) == load.sent
+        assert judge.collector.gap("chat") == 0.0
+
+
+async def test_a_candidate_that_hangs_fails_by_the_routes_timeout_and_is_not_the_fastest(tmp_path, monkeypatch):
+    monkeypatch.setattr(plane, "Plane", Judge)
+    async with plane.two_versions(tmp_path) as world:
+        judge = world.plane
+        world.candidate.hang = True
+        await judge.delivered(world.shares(5000, where=replace(world.wish.where, timeout_s=1.0)))
+        replies = await world.client.burst(60, at_once=20)
+        candidate = world.wish.arms[0].variant.identity
+        hung = sum(reply.status == 504 for reply in replies)
+        assert 0 < hung < 60
+        await until(lambda: requests(judge.users) == 60)
+        counts = judge.users[candidate]
+        assert (counts.requests, counts.errors) == (hung, hung)
+        assert counts.latency == ((max(place for place, _ in counts.latency), hung),)
+        assert counts.statuses == (("UT", hung),)
