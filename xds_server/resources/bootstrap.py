@@ -67,7 +67,7 @@ def _bootstrap(node_id: str, cluster: str, metadata: dict[str, Any], xds: tuple[
         layered_runtime=_layered_runtime(),
     )
     plain: dict[str, Any] = message.to_dict(casing=Casing.SNAKE)
-    plain["node"]["metadata"] = told  # whole numbers stay whole: Envoy reads 16.0 in YAML as text
+    plain["node"]["metadata"] = metadata  # whole numbers stay whole: Envoy reads 16.0 in YAML as text
     return plain
 
 

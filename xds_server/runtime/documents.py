@@ -10,6 +10,16 @@ from dataclasses import dataclass, field
 from policies.errors import SpecError
 from policies.spec.loader import Loaded, load
 
+EMPTY = SpecError(
+    file="",
+    line=1,
+    column=1,
+    path="",
+    message="the policy directory is empty; the last good policies stay in force",
+    expected="policy files (*.yaml, *.yml)",
+    hint="bring the files back",
+)
+
 
 @dataclass(slots=True)
 class Documents:
@@ -34,9 +44,17 @@ class Documents:
 
     def take(self, texts: Mapping[str, bytes]) -> Loaded:
         """Takes a new set of files over, file by file."""
+        if not texts and self.good:
+            # An unmounted volume looks just like this. Whoever means it removes the documents file by file, or stops the server.
+            self.errors = (EMPTY,)
+            return self.loaded if self.loaded.files else self._load(self.good)
+        return self._load(texts)
+
+    def _load(self, texts: Mapping[str, bytes]) -> Loaded:
         wanted = dict(texts)
         found = load(wanted)
-        self.errors = tuple(found.errors)
+        if texts is not self.good:
+            self.errors = tuple(found.errors)
         for _ in range(len(wanted) + 1):
             broken = {error.file for error in found.errors} & wanted.keys()
             if not broken:

@@ -108,7 +108,7 @@ class Server:
 
     async def take_policies(self, texts: Mapping[str, bytes]) -> None:
         """Puts a new set of files in force, as far as it is good."""
-        loaded = self.documents.take(texts)
+        loaded = await asyncio.to_thread(self.documents.take, texts)
         for error in self.documents.errors:
             log.warning("policy.broken", file=error.file, line=error.line, path=error.path, error=error.message)
         self.world.set_proxies(loaded.proxies)
@@ -211,7 +211,10 @@ class Server:
     def _source_error(self, words: str) -> None:
         if words != self.source_words:
             self.source_words = words
-            log.warning("policies.unreadable", error=words)
+            if words:
+                log.warning("policies.unreadable", error=words, kept="the last good ones stay in force")
+            else:
+                log.info("policies.readable")
 
     def _complain(self, group: str, faults: tuple[str, ...]) -> None:
         log.error("snapshot.inconsistent", group=group, faults=faults[:5])
