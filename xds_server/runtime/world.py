@@ -108,9 +108,12 @@ class World:
             return None
         publication, serial, _ = group.since[rollout]
         views = [self._hub.sync_state(key_of(group.proxies.name, view), serial) for view in VIEWS]
+        selected, acked = sum(view.selected for view in views), sum(view.acked for view in views)
+        if acked >= selected:  # whatever a proxy still rejects came after this rollout's wish and is another's
+            return publication, Delivery(selected=selected, acked=acked)
         return publication, Delivery(
-            selected=sum(view.selected for view in views),
-            acked=sum(view.acked for view in views),
+            selected=selected,
+            acked=acked,
             rejected=sum(view.rejected for view in views),
             words=next((view.words for view in views if view.words), ""),
         )
