@@ -11,7 +11,7 @@ KEEP ?=
 PORT ?=
 ONLY ?=
 
-.PHONY: help demo test check bench proto lock clean fuzz
+.PHONY: help demo test check bench proto lock clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10

@@ -83,7 +83,8 @@ def consider(outcome: Outcome, *, now: float) -> Outcome:
 
 def _committed(state: Rollout, policy: RolloutPolicy) -> Variant:
     """The stable in force under a document (see above). Settings that are no part of the identity follow the document."""
-    edited = policy.stable.identity != state.declared_stable
+    on_its_way = state.incoming is not None and state.incoming.identity == policy.stable.identity
+    edited = policy.stable.identity != state.declared_stable or on_its_way
     if edited or policy.candidate is None or policy.stable.identity == state.stable.identity:
         return policy.stable
     if policy.candidate.identity == state.stable.identity:

@@ -131,12 +131,16 @@ def _delivered(state: Rollout, event: Delivered, now: float) -> Outcome:
 
 def _rejected(state: Rollout, delivery: Delivery, now: float) -> Outcome:
     """A NACK: the proxy's own words stop the release."""
-    reason = Reason(code="nacked", facts={"rejected": delivery.rejected, "selected": delivery.selected, "words": delivery.words})
+    reason = _nacked(delivery)
     if state.mode in IN_RELEASE or state.mode is Mode.PROMOTING:
         if state.policy.when.nack is Then.REVERT:
             return revert(nothing(state), reason, now=now)
         return hold(nothing(state), reason)
     return decided(state, Decision.HELD, reason)
+
+
+def _nacked(delivery: Delivery) -> Reason:
+    return Reason(code="nacked", facts={"rejected": delivery.rejected, "selected": delivery.selected, "words": delivery.words})
 
 
 def _maybe_enter(outcome: Outcome, now: float) -> Outcome:
@@ -223,6 +227,8 @@ def _judge(outcome: Outcome, now: float) -> Outcome:
     if missing and state.stage_s >= when.stuck_after_s:
         stuck = Reason(code="stuck", facts={"after_s": when.stuck_after_s, "step": verdicts.label(state)})
         return revert(outcome, stuck, now=now) if when.stuck is Then.REVERT else hold(outcome, stuck)
+    if state.delivery.rejected:
+        return hold(outcome, _nacked(state.delivery))
     if state.paused or state.orphan is not None:
         return outcome
     if not missing:
