@@ -116,7 +116,7 @@ def test_without_a_request_of_the_candidate_a_gate_never_passes_nor_fails(gate: 
 
 
 @settings(deadline=None)
-@given(gate=gates(), blocks=BLOCKS, silent_s=st.floats(300, 1e9))
+@given(gate=gates(), blocks=BLOCKS, silent_s=st.floats(300.001, 1e9))
 def test_no_data_is_never_a_verdict_on_the_candidate(gate: Gate, blocks: list[tuple[Counts, Counts, float]], silent_s: float):
     state, now = fed(gate, open_gate(gate, now=0.0, deadline_s=600.0), blocks)
     assert read(gate, state, alpha=0.01, now=now + silent_s, no_data_after_s=300.0).verdict is Verdict.NO_DATA

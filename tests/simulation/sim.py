@@ -169,7 +169,7 @@ class Sim:
                 self.proxy.committed = wanted
             self.proxy.lease_until = self.now + self.document.lease.ttl_s
         done = self.proxy.committed is not None and wanted is not None and self.proxy.committed.publication == wanted.publication
-        if done and (not self.chaos or rng.random() < 0.8) and not self.state.delivery.complete:
+        if done and (not self.chaos or rng.random() < 0.8) and (not self.state.delivery.complete or self.state.mode is Mode.REVERTING):
             await self.send(Delivered(publication=wanted.publication, delivery=Delivery(selected=1, acked=1)))
         if self.state.candidate is not None and not self.state.pods.ready:
             await self.send(PodsProbed(identity=self.state.candidate.identity, pods=Pods(ready=1, total=1)))
