@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from policies import verdicts
 from policies.outcome import Outcome, decided, nothing
-from policies.release import enter, hold, revert, running, start
-from policies.rollout import Decision, Fact, Mode, Reason, Rollout
+from policies.release import enter, hold, revert, start
+from policies.rollout import IN_RELEASE, Decision, Fact, Mode, Reason, Rollout
 from policies.spec.policy import RolloutPolicy, Variant
 from policies.steps import find, stages
 
@@ -76,7 +76,7 @@ def consider(outcome: Outcome, *, now: float) -> Outcome:
     if state.candidate is not None and state.candidate.identity == wanted.identity and state.mode is not Mode.IDLE:
         return outcome.with_state(replace(state, candidate=wanted))
     facts: dict[str, Fact] = {"candidate": wanted.version, "stable": state.stable.version}
-    if running(state) and state.candidate is not None:
+    if state.mode in IN_RELEASE and state.candidate is not None:
         return start(outcome, wanted, Reason(code="restarted", facts=facts | {"previous": state.candidate.version}), now=now)
     return start(outcome, wanted, Reason(code="started", facts=facts), now=now)
 
@@ -94,7 +94,7 @@ def _committed(state: Rollout, policy: RolloutPolicy) -> Variant:
 
 def _withdrawn(outcome: Outcome, *, now: float) -> Outcome:
     state = outcome.state
-    if running(state) and state.candidate is not None:
+    if state.mode in IN_RELEASE and state.candidate is not None:
         reverted = revert(outcome, Reason(code="candidate_withdrawn"), now=now)
         return reverted.with_state(replace(reverted.state, candidate=None, leaving=state.candidate, rejected=""))
     if state.mode in {Mode.REVERTED, Mode.REVERTING}:
@@ -105,7 +105,7 @@ def _withdrawn(outcome: Outcome, *, now: float) -> Outcome:
 def _edited(outcome: Outcome, old: Rollout, *, now: float) -> Outcome:
     """Keeps a release that goes on in its place of the edited list of steps."""
     state = outcome.state
-    if state.generation != old.generation or not running(state):
+    if state.generation != old.generation or state.mode not in IN_RELEASE:
         return outcome
     state = verdicts.reopened(state, old.policy, now=now)
     if state.mode is Mode.WARMING:

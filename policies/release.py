@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from policies import verdicts
 from policies.outcome import Outcome
-from policies.rollout import IN_RELEASE, Decision, Delivery, Mode, Pods, Reason, Rollout, Samples
+from policies.rollout import Decision, Delivery, Mode, Pods, Reason, Rollout, Samples
 from policies.spec.policy import Variant
 from policies.steps import stages
 
@@ -119,10 +119,6 @@ def promote(outcome: Outcome, reason: Reason, *, now: float, actor: str = "") ->
 def keep_stable_for_s(state: Rollout) -> float:
     """How long the policy keeps the old version warm after a promotion [s]."""
     return max((stage.keep_stable_for_s for stage in stages(state.policy)), default=0.0)
-
-
-def running(state: Rollout) -> bool:
-    return state.mode in IN_RELEASE
 
 
 def _cleared(state: Rollout) -> Rollout:

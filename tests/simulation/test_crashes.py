@@ -98,3 +98,23 @@ def grown(before, after):
     if before.mode is Mode.STEP and after.mode is Mode.STEP and after.generation == before.generation and after.position > before.position:
         assert after.position == before.position + 1
         assert stages(after.policy)[after.position].kind == "canary"
+
+
+def test_an_edit_that_the_store_refused_is_taken_when_the_store_is_back():
+    async def life():
+        sim = Sim(DOCUMENT, 1, chaos=False)
+        await sim.boot()
+        await sim.tick()
+        sim.store.failing = True
+        await sim.conductor.apply_policies({"other": replace(DOCUMENT, name="other")})
+        assert set(sim.conductor.entries) == {"chat"}
+        assert sim.state.mode is not Mode.RETIRED
+        await sim.conductor.checkpoint()
+        assert set(sim.conductor.entries) == {"chat"}
+        sim.store.failing = False
+        await sim.conductor.checkpoint()
+        assert sim.state.mode is Mode.RETIRED
+        assert set(sim.world.wishes) == {"other"}
+        assert set(sim.disk.states) == {"chat", "other"}
+
+    asyncio.run(life())

@@ -6,7 +6,6 @@ import grpc
 import pytest
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
-from google.protobuf.message import DecodeError
 
 from tests.rig import until
 from xds_server.adapters.grpc_transport import GrpcTransport
@@ -63,4 +62,3 @@ async def test_garbage_ends_its_stream_and_no_other():
         await good.write(b"")
         await until(lambda: seen == [b""])
         good.cancel()
-        assert issubclass(DecodeError, Exception)

@@ -87,7 +87,9 @@ class Conductor:
         self.kept: dict[str, bytes] = {}
         self._kept_revisions: dict[str, int | None] = {}
         self.version = 0
-        self.store_ok_at = clock()
+        self._wanted: dict[str, RolloutPolicy] = {}
+        self._owed = False
+        self.store_failing_since: float | None = None
         self.store_words = ""
         self._changed = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
@@ -143,7 +145,11 @@ class Conductor:
             await self._apply(stored.name, Restarted())
 
     async def apply_policies(self, policies: dict[str, RolloutPolicy]) -> None:
-        """Makes the rollouts those of the documents: new ones adopted, edited ones told, gone ones retired."""
+        """Makes the rollouts those of the documents: new ones adopted, edited ones told, gone ones retired.
+
+        What the store kept from happening is owed: `checkpoint` tries it again.
+        """
+        self._wanted, self._owed = policies, False
         for name, policy in policies.items():
             if name in self.entries:
                 await self._try(name, PolicyChanged(policy=policy))
@@ -157,6 +163,7 @@ class Conductor:
         try:
             await self._apply(name, event)
         except StoreError as error:
+            self._owed = True
             self._store_failed(error)
 
     async def keep(self, name: str, value: bytes) -> None:
@@ -180,9 +187,11 @@ class Conductor:
             await self._wake.wait()
 
     async def checkpoint(self) -> None:
-        """Saves every state that changed since it was last saved, in one transaction."""
+        """Saves every state that changed since it was last saved, in one transaction, and applies what of the policies is still owed."""
         async with self._one_at_a_time:
             await self._checkpoint()
+        if self._owed:
+            await self.apply_policies(self._wanted)
 
     async def _checkpoint(self) -> None:
         for name, entry in self.entries.items():
@@ -226,6 +235,7 @@ class Conductor:
             try:
                 await self._carry_out(policy.name, entry, first)
             except StoreError as error:
+                self._owed = True
                 self._store_failed(error)
                 return
             self.entries[policy.name] = entry
@@ -285,14 +295,14 @@ class Conductor:
         self._changed = asyncio.Event()
 
     def _store_worked(self) -> None:
-        self.store_ok_at = self._clock()
         if self.store_words:
             log.info("store.recovered")
-            self.store_words = ""
+            self.store_failing_since, self.store_words = None, ""
 
     def _store_failed(self, error: Exception) -> None:
         if not self.store_words:
             log.error("store.failed", error=str(error))
+            self.store_failing_since = time.monotonic()
         self.store_words = str(error)
 
 

@@ -29,7 +29,7 @@ from xds_server.runtime.control import RuntimeControl
 from xds_server.runtime.documents import Documents
 from xds_server.runtime.world import World
 from xds_server.services import http_api
-from xds_server.services.ads import AdsHub, NodeInfo, ProxyEvent, Refusal
+from xds_server.services.ads import AdsHub, NodeInfo, ProxyEvent, Refusal, Refused
 from xds_server.services.metrics import Metrics
 from xds_server.services.telemetry import telemetry_methods
 
@@ -162,14 +162,15 @@ class Server:
         """Keeps every held lease alive, as long as what we decide can also be remembered."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            now = time.time()
+            now = time.monotonic()  # a wall clock that is set back would silence the heartbeats
+            failing_s = 0.0 if self.conductor.store_failing_since is None else now - self.conductor.store_failing_since
             leases = self.world.leases()
             held: set[str] = set()
             for place, (ttl_s, rollouts) in leases.items():
-                if now - self.conductor.store_ok_at > max(ttl_s, 2 * CHECKPOINT_S) and self.conductor.store_words:
+                if failing_s > max(ttl_s, 2 * CHECKPOINT_S):
                     continue
                 held.update(rollouts)
-                if now - self.beats.get(place, 0.0) >= ttl_s / 3:
+                if now - self.beats.get(place, -ttl_s) >= ttl_s / 3:
                     self.beats[place] = now
                     self.world.heartbeat(*place)
             self.held = frozenset(held)
@@ -182,9 +183,8 @@ class Server:
 
     def _proxy_event(self, event: ProxyEvent) -> None:
         self.metrics.proxy_event(event)
-        key = getattr(event, "key", None)
-        if key is not None:
-            for name in self.world.rollouts_of(key):
+        if not isinstance(event, Refused):
+            for name in self.world.rollouts_of(event.key):
                 self._deliver(name)
 
     def _deliver(self, name: str) -> None:
@@ -224,7 +224,7 @@ async def serve(config: ServeConfig) -> int:
     """Runs the control plane until SIGTERM or SIGINT.
 
     Returns: 0 after a clean stop.
-    Raises: SpecError, SourceError, StoreError, PortError: What is wrong with the surroundings, in words.
+    Raises: SourceError, StoreError, ListenError: What is wrong with the surroundings, in words.
     """
     store = await open_store(config.store)
     try:
