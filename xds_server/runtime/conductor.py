@@ -232,12 +232,8 @@ class Conductor:
         async with self._one_at_a_time:
             first = engine.adopt(policy, now=self._clock())
             entry = Entry(state=first.state)
-            try:
-                await self._carry_out(policy.name, entry, first)
-            except StoreError as error:
-                self._owed = True
-                self._store_failed(error)
-                return
+            # Never waits for the store: a new rollout sends everything to stable, and is saved when the store is back.
+            await self._carry_out(policy.name, entry, first)
             self.entries[policy.name] = entry
 
     async def _apply(self, name: str, event: Event) -> Step:
