@@ -62,7 +62,7 @@ class Listener(Part):
     LATER = frozenset({"tls", "access"})
 
     name: Name = Field(examples=["public"])
-    address: IpAddress = Field(default="0.0.0.0", description="IP address to listen on (default every IPv4 address)")
+    address: IpAddress = Field(default="0.0.0.0", description="IP address to listen on (default every IPv4 address)")  # noqa: S104
     port: Port = Field(examples=[8080])
 
 
@@ -74,7 +74,7 @@ class ProxiesSpec(Part):
 class Proxies(Part):
     """A group of Envoys and their listeners."""
 
-    apiVersion: Literal["crossfade/v1"] = Field(examples=["crossfade/v1"])
+    apiVersion: Literal["crossfade/v1"] = Field(examples=["crossfade/v1"])  # noqa: N815 - the file's own spelling
     kind: Literal["Proxies"]
     metadata: Metadata
     spec: ProxiesSpec
@@ -365,7 +365,7 @@ class RolloutSpec(Part):
 class Rollout(Part):
     """How one model endpoint goes from a version to the next."""
 
-    apiVersion: Literal["crossfade/v1"] = Field(examples=["crossfade/v1"])
+    apiVersion: Literal["crossfade/v1"] = Field(examples=["crossfade/v1"])  # noqa: N815 - the file's own spelling
     kind: Literal["Rollout"]
     metadata: Metadata
     spec: RolloutSpec

@@ -138,7 +138,7 @@ class FakeControl:
     async def wait_change(self, since, timeout_s):
         self.waiters += 1
         end = time.monotonic() + timeout_s
-        while self._version == since and time.monotonic() < end:
+        while self._version == since and time.monotonic() < end:  # noqa: ASYNC110 - the test changes it from another thread
             await asyncio.sleep(0.01)
         return self._version
 

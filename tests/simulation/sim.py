@@ -17,7 +17,7 @@ from xds_server.errors import TemporaryStoreError
 from xds_server.runtime.conductor import Conductor
 
 
-class Crash(Exception):
+class Crash(Exception):  # noqa: N818 - it is none: the process is gone
     """The process dies here."""
 
 

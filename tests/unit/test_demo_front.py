@@ -384,7 +384,7 @@ async def test_children_die_with_a_killed_parent(tmp_path):
     async def gone() -> bool:
         try:
             os.kill(inner, 0)
-            with open(f"/proc/{inner}/stat") as file:
+            with open(f"/proc/{inner}/stat") as file:  # noqa: ASYNC230, PTH123  a line of /proc
                 return file.read().rpartition(") ")[2].startswith("Z")
         except (ProcessLookupError, FileNotFoundError):
             return True

@@ -102,5 +102,5 @@ def node(name: str = "n1", cluster: str = "c", padding: int = 0) -> Node:
 async def until(condition) -> None:
     """Waits for a condition by looking, at most `PATIENCE_S`."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition has no event of its own
             await asyncio.sleep(0.005)

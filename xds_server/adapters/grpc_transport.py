@@ -175,7 +175,7 @@ async def _read(method: Method, context: Any, stream: _Stream, session: Session)
             stream.finish()
     except grpc.aio.BaseError as error:
         stream.finish(Status.CANCELLED, str(error))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a task root: logged once, the stream ends
         _log.exception("stream.failed", peer=stream.peer, path=method.path)
         stream.finish(Status.INTERNAL, "an error of the server; its log has it")
 

@@ -20,7 +20,7 @@ Save = tuple[str, bytes, int | None]
 """(name, state, expected revision); None = must not exist yet."""
 
 
-class Conflict(StoreError):
+class Conflict(StoreError):  # noqa: N818 - the outcome of a compare-and-set, named as such
     """Somebody else saved first: nothing was written. Read again and decide again.
 
     It names the state in its message and carries no value: whoever lost must not build on what it had.
@@ -68,8 +68,8 @@ async def open_store(where: str) -> Store:
 
     Raises: PermanentStoreError: If it cannot be used, with the reason and how to mend it.
     """
-    from xds_server.adapters.store_memory import MemoryStore
-    from xds_server.adapters.store_sqlite import open_sqlite
+    from xds_server.adapters.store_memory import MemoryStore  # noqa: PLC0415 - the implementations import this port
+    from xds_server.adapters.store_sqlite import open_sqlite  # noqa: PLC0415
 
     kind, separator, rest = where.partition(":")
     if kind == "memory" and separator:

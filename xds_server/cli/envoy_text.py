@@ -74,7 +74,7 @@ def _readable_any(packed: AnyMessage) -> None:
 
 def bootstrap_document(select: JsonObject, *, name: str, node_id: str | None, xds: Address, admin_port: int) -> JsonObject:
     """An Envoy bootstrap for a proxy that the group's selector selects."""
-    from xds_server.resources.bootstrap import bootstrap
+    from xds_server.resources.bootstrap import bootstrap  # noqa: PLC0415 - slow to import
 
     metadata: JsonObject = {}
     for path, value in part(select, "metadata").items():

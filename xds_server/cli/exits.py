@@ -47,7 +47,7 @@ def show(error: CliError, *, color: bool | None = None) -> None:
         lines.append(f"  {error.where}")
     if error.hint:
         lines.append(f"hint: {error.hint}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - the one place errors are written
 
 
 def http_code(status: int) -> int:

@@ -41,8 +41,8 @@ def serve(context: click.Context, /, **given: str | None) -> None:
     except ConfigError as error:
         raise CliError(error.message, where=error.where, hint=error.hint, code=exits.USAGE) from None
 
-    from xds_server.errors import ServerError
-    from xds_server.runtime import run
+    from xds_server.errors import ServerError  # noqa: PLC0415 - with the whole server behind it
+    from xds_server.runtime import run  # noqa: PLC0415
 
     try:
         code = run(config)
@@ -56,7 +56,7 @@ def serve(context: click.Context, /, **given: str | None) -> None:
 
 def explained(error: "ServerError", config: ServeConfig) -> CliError:
     """What hindered the start, in the house form."""
-    from xds_server.errors import ListenError, SourceError, StoreError
+    from xds_server.errors import ListenError, SourceError, StoreError  # noqa: PLC0415
 
     what, _, hint = str(error).partition("; hint: ")
     match error:

@@ -368,7 +368,7 @@ class AdsHub:
         """Sends what is open. A fault of ours costs this stream, not the ones that come after it in a publication."""
         try:
             group.send(session, session.stream.offer(snapshot, now=self.clock()))
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged once, the stream ends
             _log.exception("stream.failed", node=session.node.id if session.node else "", group=group.key)
             session.finish(Status.INTERNAL, "an error of the server; its log has it")
             return False

@@ -14,6 +14,6 @@ def run(scenario: str | None, keep: bool, port: int | None) -> int:
         port: Port of the API; None = 18080.
     Returns: 0 = the outcome was seen in the traffic; 1 = it was not, or the demo could not run; 2 = not a scenario; 130 = interrupted.
     """
-    from xds_server.cli.demo.main import play
+    from xds_server.cli.demo.main import play  # noqa: PLC0415  the command line starts without it
 
     return play(scenario, keep, port)

@@ -96,7 +96,7 @@ async def read_body(reader: asyncio.StreamReader, head: Head) -> bytes:
     return bytes(body)
 
 
-class chunks:
+class chunks:  # noqa: N801  used like a function
     """The pieces of a chunked body. Raises: HttpError: It ends early or is damaged."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:

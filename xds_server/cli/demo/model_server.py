@@ -51,7 +51,7 @@ class Model:
     """The running model; `address` is its private HTTP port."""
 
     def __init__(self, name: str, *, threads: int) -> None:
-        import xllamacpp
+        import xllamacpp  # noqa: PLC0415  an extra: only this process needs it
 
         params = xllamacpp.CommonParams()
         params.model.path = str(model_file())
