@@ -38,7 +38,7 @@ def _recommit(state: Rollout, stable: Variant) -> Outcome:
         mode=Mode.IDLE,
         incoming=stable,
         candidate=None,
-        leaving=state.candidate,
+        leaving=state.leaver,
         previous=None,
         rejected="",
         paused=False,
@@ -96,9 +96,9 @@ def _withdrawn(outcome: Outcome, *, now: float) -> Outcome:
     state = outcome.state
     if state.mode in IN_RELEASE and state.candidate is not None:
         reverted = revert(outcome, Reason(code="candidate_withdrawn"), now=now)
-        return reverted.with_state(replace(reverted.state, candidate=None, leaving=state.candidate, rejected=""))
+        return reverted.with_state(replace(reverted.state, candidate=None, leaving=state.leaver, rejected=""))
     if state.mode in {Mode.REVERTED, Mode.REVERTING}:
-        return outcome.with_state(replace(state, candidate=None, leaving=state.candidate or state.leaving, rejected=""))
+        return outcome.with_state(replace(state, candidate=None, leaving=state.leaver or state.leaving, rejected=""))
     return outcome
 
 

@@ -116,7 +116,7 @@ def _delivered(state: Rollout, event: Delivered, now: float) -> Outcome:
     if event.delivery.complete:
         at = wish.stage(state)
         state = replace(state, in_effect_bp=at.share_bp if at else 0, shadow_in_effect_bp=at.shadow_bp if at else 0)
-    if state.incoming is not None and event.delivery.acked >= event.delivery.selected:
+    if state.incoming is not None and event.delivery.acked >= event.delivery.selected and not event.delivery.rejected:
         return edits.recommitted(state, now=now)
     # With no proxy connected there is nobody left who could give the candidate a request.
     if state.mode is Mode.REVERTING and event.delivery.acked >= event.delivery.selected:

@@ -167,7 +167,10 @@ _SENTENCES: dict[str, Callable[[Facts], str]] = {
 _WAITING: dict[str, Callable[[Waiting], str]] = {
     "resume": lambda _: "paused until resumed",
     "edit": lambda _: "its step is no longer in the policy",
-    "ack": lambda w: f"{w.have:.0f} of {w.need:.0f} proxies ACKed" if w.have or w.need > 1 else "no proxy has ACKed yet",
+    "ack": lambda w: (
+        (f"{w.have:.0f} of {w.need:.0f} proxies ACKed" if w.have or w.need > 1 else "no proxy has ACKed yet")
+        + (f" ({w.what})" if w.what else "")
+    ),
     "pods": lambda w: "no pod of the candidate is ready" + (f" ({w.what})" if w.what else ""),
     "time": lambda w: f"{duration(round(w.have, 1))} of {duration(w.need)} held",
     "samples": lambda w: f"{w.have:.0f} of {w.need:.0f} samples",

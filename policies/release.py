@@ -11,13 +11,13 @@ from policies.steps import stages
 
 def start(outcome: Outcome, candidate: Variant, reason: Reason, *, now: float) -> Outcome:
     """A new release of `candidate`: share 0, no evidence, warming; whatever was on its way before leaves at once."""
-    state = outcome.state
+    state, leaver = outcome.state, outcome.state.leaver
     state = replace(
         _cleared(state),
         mode=Mode.WARMING,
         generation=state.generation + 1,
         candidate=candidate,
-        leaving=state.candidate if state.candidate and state.candidate.identity != candidate.identity else None,
+        leaving=leaver if leaver and leaver.identity != candidate.identity else None,
         previous=None,
         rejected="",
         pods=Pods(),

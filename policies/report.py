@@ -74,7 +74,8 @@ def because(state: Rollout, missing: Sequence[verdicts.Waiting]) -> str:
     """The sentence for what the rollout does now: what it waits for while all is well, else its last reason."""
     if state.mode is Mode.WARMING and not state.paused:
         if not state.delivery.complete:
-            return f"{explain.sentence(state.because)}; {state.delivery.acked} of {state.delivery.selected} proxies have its clusters"
+            seen, words = state.delivery, f" ({state.delivery.words})" if state.delivery.words else ""
+            return f"{explain.sentence(state.because)}; {seen.acked} of {seen.selected} proxies have its clusters{words}"
         return f"{explain.sentence(state.because)}; no pod of it is ready" + (f" ({state.pods.words})" if state.pods.words else "")
     if state.mode is Mode.STEP and not state.paused and not state.holding and missing:
         return explain.waiting(verdicts.label(state), missing)

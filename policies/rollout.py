@@ -59,7 +59,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What the proxies of the group have of the current publication."""
+    """What the proxies of the group have of the current publication.
+
+    Attributes:
+        acked: Proxies on which its shares are in force.
+        rejected: Proxies that reject something of it; then it is not complete, whoever ACKed.
+        words: What a rejecting proxy says; without one, what the proxies wait for.
+    """
 
     selected: int = 0
     acked: int = 0
@@ -68,7 +74,7 @@ class Delivery:
 
     @property
     def complete(self) -> bool:
-        return self.selected > 0 and self.acked >= self.selected
+        return self.selected > 0 and self.acked >= self.selected and not self.rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,12 @@ class Rollout:
     since: float = 0.0
     because: Reason = Reason(code="idle")
     commands: tuple[str, ...] = ()
+
+    @property
+    def leaver(self) -> Variant | None:
+        """The candidate, as it is kept when another takes its place: not if proxies reject it and nobody uses it, or they would for ever."""
+        unused = not self.in_effect_bp and not self.shadow_in_effect_bp
+        return None if unused and self.delivery.rejected else self.candidate
 
 
 # What can happen.

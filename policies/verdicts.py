@@ -164,7 +164,7 @@ def waiting_for(state: Rollout, seen: Sequence[Reading]) -> tuple[Waiting, ...]:
         missing.append(Waiting(kind="edit"))
         return tuple(missing)
     if not state.delivery.complete:
-        missing.append(Waiting(kind="ack", have=state.delivery.acked, need=max(1, state.delivery.selected)))
+        missing.append(Waiting(kind="ack", have=state.delivery.acked, need=max(1, state.delivery.selected), what=state.delivery.words))
     if state.pods.ready == 0:
         missing.append(Waiting(kind="pods", have=0, need=1, what=state.pods.words))
     if state.held_s < at.hold.for_s:

@@ -214,39 +214,74 @@ def test_a_history_of_an_unknown_rollout_is_wrong_usage(server):
     assert run("history", "chat", "--last", "0", "--server", server.url).code == 2
 
 
-def test_proxies_shows_sync_states_and_their_own_words(server, control):
-    control.nodes = [
-        {
-            "node": "edge-1",
-            "cluster": "edge",
-            "version": "1.40.0",
-            "peer": "127.0.0.1:5",
-            "group": "edge",
-            "variant": "delta",
-            "leased": True,
-            "connected_since": "2026-01-01T00:00:00Z",
-            "sync": "ERROR",
-            "types": [
-                {"type": "CDS", "sync": "SYNCED", "sent": "1", "acked": "1", "words": ""},
-                {"type": "RDS", "sync": "ERROR", "sent": "2", "acked": "1", "words": "no such cluster"},
-            ],
-            "refused": None,
-        },
-        {
-            "node": "who",
-            "cluster": "x",
-            "version": "",
-            "group": None,
-            "variant": None,
-            "leased": False,
-            "sync": "ERROR",
-            "types": [],
-            "refused": "no group",
-        },
-    ]
+NODES = [
+    {
+        "node": "edge-1",
+        "cluster": "edge",
+        "version": "1.40.0",
+        "peer": "127.0.0.1:5",
+        "group": "edge",
+        "variant": "delta",
+        "service": "ADS",
+        "leased": True,
+        "connected_since": "2026-01-01T00:00:00Z",
+        "sync": "ERROR",
+        "types": [
+            {"type": "CDS", "sync": "SYNCED", "sent": "1", "acked": "1", "acked_age_s": 3.21, "words": ""},
+            {"type": "RDS", "sync": "ERROR", "sent": "2", "acked": "1", "acked_age_s": 900.0, "words": "no such cluster"},
+            {"type": "LDS", "sync": "NOT_SENT", "sent": "", "acked": "", "acked_age_s": None, "words": ""},
+        ],
+        "refused": None,
+        "times": None,
+    },
+    {
+        "node": "who",
+        "cluster": "x",
+        "version": "",
+        "group": None,
+        "variant": None,
+        "service": None,
+        "leased": False,
+        "sync": "ERROR",
+        "types": [],
+        "refused": "no group",
+        "times": 3,
+    },
+]
+
+
+def test_proxies_shows_sync_states_the_last_ack_and_their_own_words(server, control):
+    control.nodes = NODES
     lines = run("proxies", "--server", server.url).out.splitlines()
-    assert lines[1].split() == ["edge-1", "edge", "edge", "1.40.0", "delta", "yes", "ERROR", "CDS:SYNCED", "RDS:ERROR"]
-    assert lines[3:] == ["edge-1 rejects RDS 2: no such cluster", "who was turned away: no group"]
+    assert lines[0].split() == ["NODE", "CLUSTER", "GROUP", "VERSION", "XDS", "LEASE", "SYNC", "LAST", "ACK", "TYPES"]
+    states = ["CDS:SYNCED", "RDS:ERROR", "LDS:NOT_SENT"]
+    assert lines[1].split() == ["edge-1", "edge", "edge", "1.40.0", "delta", "yes", "ERROR", "3.2", "s", *states]
+    assert lines[2].split() == ["who", "x", "-", "-", "-", "no", "ERROR", "-", "-"]
+    assert lines[3:] == ["edge-1 rejects RDS 2: no such cluster", "who was turned away 3 times: no group"]
+
+
+@pytest.mark.parametrize("node", ["edge-1", "edge-*"])
+def test_a_named_proxy_is_shown_type_by_type(server, control, node):
+    control.nodes = NODES
+    assert [line.split() for line in run("proxies", node, "--server", server.url).out.splitlines()] == [
+        ["NODE", "STREAM", "TYPE", "SYNC", "SENT", "ACKED", "LAST", "ACK"],
+        ["edge-1", "ADS", "CDS", "SYNCED", "1", "1", "3.2", "s"],
+        ["edge-1", "ADS", "RDS", "ERROR", "2", "1", "15", "min"],
+        ["edge-1", "ADS", "LDS", "NOT_SENT", "-", "-", "-"],
+        ["edge-1", "rejects", "RDS", "2:", "no", "such", "cluster"],
+    ]
+    assert json.loads(run("proxies", node, "-o", "json", "--server", server.url).out) == NODES[:1]
+
+
+def test_a_proxy_that_is_not_there_is_said_on_stderr(server, control):
+    control.nodes = NODES
+    ran = run("proxies", "edge", "--server", server.url)
+    assert (ran.code, ran.out, ran.err) == (0, "", "no proxy 'edge' is connected\n")
+
+
+def test_proxies_of_an_older_server_are_shown_as_far_as_it_goes(server, control):
+    control.nodes = [{"node": "a", "types": [{"type": "CDS"}]}]
+    assert run("proxies", "--server", server.url).out.splitlines()[1].split() == ["a", *"---", "-", "no", "-", "-", "CDS:-"]
 
 
 def test_no_proxy_is_said_on_stderr(server):

@@ -28,7 +28,8 @@ from xds_server.core.types import RTDS
 from xds_server.resources.bootstrap import bootstrap
 from xds_server.resources.envoy import render
 from xds_server.resources.names import LAYER_NAMES
-from xds_server.services.ads import AdsHub, Nacked, ProxyEvent
+from xds_server.services.ads import AdsHub
+from xds_server.services.proxies import Nacked, ProxyEvent
 
 ALS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 LRS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"

@@ -23,7 +23,8 @@ class Judge(Recorder):
 
     def publish(self, *wishes):
         super().publish(*wishes)
-        self.collector.own(owners(wishes))
+        for wish in wishes:
+            self.collector.own(wish.rollout, owners((wish,)))
 
     def _logs(self, raw):
         self.collector.access_log(raw)

@@ -20,7 +20,7 @@ def run(*, seed, rates, lost_share, error_share, envoys, log_delay_s=FLUSH_S, ex
     """
     rng = random.Random(seed)
     audit = Audit()
-    audit.keep([NAME])
+    audit.follow([NAME])
     phases = [rng.random() * REPORT_S for _ in range(envoys)]
     events, lost, lost_errors = [], 0, 0
     for slot, number in enumerate(rates):
@@ -101,7 +101,7 @@ def test_a_loss_under_steady_traffic_is_seen_while_it_goes_on():
 
 def test_series_are_bounded_however_often_somebody_reports():
     audit = Audit()
-    audit.keep([NAME])
+    audit.follow([NAME])
     for _ in range(20_000):
         audit.reported(NAME, 1, 0, now=1.0)
         audit.reported("chat/nobody's", 1, 0, now=1.0)
@@ -112,8 +112,8 @@ def test_series_are_bounded_however_often_somebody_reports():
 
 def test_clusters_that_go_are_forgotten_and_those_that_stay_keep_their_balance():
     audit = Audit()
-    audit.keep(["a", "b"])
+    audit.follow(["a", "b"])
     audit.reported("a", 100, 0, now=0.0)
-    audit.keep(["a", "c"])
+    audit.follow(["a", "c"], gone=["b"])
     found = [each for look in range(30) for each in audit.missing(look / 10)]
     assert found == [("a", 100, 0)]

@@ -6,9 +6,10 @@ from envoy.service.discovery.v3 import discovery_pb2 as wire
 
 from tests.xds_peer import res, world
 from xds_server.core.transport import Status
-from xds_server.core.types import CDS, TYPES
-from xds_server.services import ads
-from xds_server.services.ads import Acked, AdsHub, Refusal
+from xds_server.core.types import CDS, RDS, TYPES
+from xds_server.services import ads, streams
+from xds_server.services.ads import AdsHub, Limits
+from xds_server.services.proxies import Acked, Refusal, Sync
 
 
 class Outlet:
@@ -34,6 +35,14 @@ def events():
 @pytest.fixture
 def hub(events):
     made = AdsHub(select=lambda node: "g" if node.cluster == "c" else Refusal(message="no group"), events=events.append, clock=lambda: 1.0)
+    made.ready()
+    return made
+
+
+def limited(limits, **more):
+    made = AdsHub(
+        select=lambda _: "g", events=more.pop("events", lambda _: None), clock=more.pop("clock", lambda: 1.0), limits=limits, **more
+    )
     made.ready()
     return made
 
@@ -76,7 +85,7 @@ def test_a_world_of_equal_content_is_acked_without_a_message(hub, events):
     ack(join(hub, outlet), outlet)
     hub.publish("g", world(2, {CDS: [res("a")]}))
     assert len(outlet.sent) == 1
-    assert events[-1] == Acked(key="g", node_id="n", serial=2)
+    assert events[-1] == Acked(key="g", node_id="n", serial=2, world="g")
 
 
 def test_a_listener_may_publish_from_within_an_event(hub, events):
@@ -84,7 +93,7 @@ def test_a_listener_may_publish_from_within_an_event(hub, events):
 
     def react(event):
         events.append(event)
-        if event == Acked(key="g", node_id="n", serial=1):
+        if event == Acked(key="g", node_id="n", serial=1, world="g"):
             hub.publish("g", world(2, {CDS: [res("a", "2")]}))
 
     hub._events = react
@@ -131,8 +140,8 @@ def test_a_finished_stream_is_sent_nothing_more_and_counts_no_more(hub):
     assert hub.sync_state("g", 1).selected == 0
 
 
-def test_streams_beyond_the_limit_are_refused_and_closed_ones_make_room(hub, monkeypatch):
-    monkeypatch.setattr(ads, "_MAX_STREAMS", 1)
+def test_streams_beyond_the_limit_are_refused_and_closed_ones_make_room():
+    hub = limited(Limits(streams=1))
     session = join(hub, Outlet())
     over = Outlet()
     join(hub, over).closed()
@@ -147,3 +156,152 @@ def test_every_type_has_a_service_of_its_own_in_both_variants(hub):
     paths = {method.path for method in hub.methods()}
     assert len(paths) == 2 + 2 * len(TYPES)
     assert "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime" in paths
+
+
+class Turns:
+    """The event loop's next turn, by hand."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def __call__(self, callback):
+        self.waiting.append(callback)
+
+    def next(self):
+        (callback,) = self.waiting
+        self.waiting = []
+        callback()
+
+
+def test_a_fleet_that_comes_at_once_is_let_in_some_per_turn_and_those_known_from_before_first():
+    turns, opened = Turns(), []
+    hub = limited(Limits(admitted=2), defer=turns, events=lambda event: opened.append(event.node_id))
+    hub.publish("g", world(1, {CDS: [res("a")]}))
+    join(hub, Outlet(), "old")
+    turns.next()
+    opened.clear()
+    outlets = [Outlet() for _ in range(4)]
+    for outlet, node_id in zip(outlets, ["new1", "new2", "new3", "old"], strict=True):
+        join(hub, outlet, node_id)
+    assert opened == []
+    turns.next()
+    assert opened == ["old", "new1"]
+    assert [len(outlet.sent) for outlet in outlets] == [1, 0, 0, 1]
+    turns.next()
+    assert opened == ["old", "new1", "new2", "new3"]
+    assert turns.waiting == []
+
+
+def test_those_already_served_are_offered_a_publication_before_anybody_else_is_let_in():
+    turns, order = Turns(), []
+
+    class Told(Outlet):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def send(self, message):
+            super().send(message)
+            order.append(self.name)
+
+    hub = limited(Limits(admitted=1, offered=1), defer=turns)
+    hub.publish("g", world(1, {CDS: [res("a")]}))
+    served = [Told("first"), Told("second")]
+    for outlet in served:
+        session = join(hub, outlet, outlet.name)
+        turns.next()
+        ack(session, outlet)
+    join(hub, Told("stranger"), "stranger")
+    order.clear()
+    hub.publish("g", world(2, {CDS: [res("a", "2")]}))
+    assert order == ["first"]
+    turns.next()
+    assert order == ["first", "second", "stranger"]
+
+
+def test_a_stream_that_floods_while_it_waits_is_ended():
+    turns, outlet = Turns(), Outlet()
+    session = join(limited(Limits(), defer=turns), outlet)
+    for _ in range(streams.MAX_PARKED):
+        session.received(wire.DeltaDiscoveryRequest(type_url=CDS).SerializeToString())
+    assert outlet.end[0] is Status.INVALID_ARGUMENT
+    turns.next()
+
+
+def test_what_was_said_while_waiting_is_answered_when_let_in():
+    turns, outlet = Turns(), Outlet()
+    hub = limited(Limits(), defer=turns)
+    hub.publish("g", world(1, {CDS: [res("a")], RDS: [res("r")]}))
+    session = join(hub, outlet)
+    session.received(wire.DeltaDiscoveryRequest(type_url=RDS, resource_names_subscribe=["r"]).SerializeToString())
+    turns.next()
+    assert [wire.DeltaDiscoveryResponse.FromString(sent).type_url for sent in outlet.sent] == [CDS, RDS]
+
+
+def test_a_stream_past_its_age_is_ended_when_nothing_is_open_and_not_all_at_one_moment():
+    now = [0.0]
+    hub = limited(Limits(age_s=100.0), clock=lambda: now[0])
+    hub.publish("g", world(1, {CDS: [res("a")]}))
+    outlets = [Outlet(), Outlet()]
+    ack(join(hub, outlets[0]), outlets[0])
+    join(hub, outlets[1])
+    now[0] = 80.0
+    hub.tick()
+    assert [outlet.end for outlet in outlets] == [None, None]
+    now[0] = 120.0
+    hub.tick()
+    assert outlets[0].end[0] is Status.UNAVAILABLE
+    assert outlets[1].end is None, "it still owes an answer: another limit's business"
+
+
+def test_a_stream_that_owes_an_answer_too_long_is_ended_and_one_that_speaks_is_not():
+    now = [0.0]
+    hub = limited(Limits(answer_s=90.0), clock=lambda: now[0])
+    hub.publish("g", world(1, {CDS: [res("a")]}))
+    silent, busy = Outlet(), Outlet()
+    join(hub, silent, "silent")
+    talking = join(hub, busy, "busy")
+    for now[0] in (1.0, 60.0, 92.0):
+        talking.received(wire.DeltaDiscoveryRequest(type_url=RDS, resource_names_subscribe=["r"]).SerializeToString())
+        hub.tick()
+    assert silent.end[0] is Status.UNAVAILABLE
+    assert busy.end is None
+
+
+def test_a_proxy_is_shown_another_world_on_its_stream_and_led_back(events):
+    hub = limited(Limits(), events=events.append)
+    hub.publish("g", world(1, {CDS: [res("a")]}))
+    tries, stays = Outlet(), Outlet()
+    trying, staying = join(hub, tries, "tries"), join(hub, stays, "stays")
+    ack(trying, tries)
+    ack(staying, stays)
+    hub.publish("trial", world(2, {CDS: [res("a", "2")]}))
+    hub.assign("g", {"tries"}, "trial")
+    assert [len(outlet.sent) for outlet in (tries, stays)] == [2, 1]
+    assert [(each.node_id, each.world, each.settled) for each in hub.members("g")] == [("stays", "g", True), ("tries", "trial", False)]
+    ack(trying, tries)
+    assert events[-1] == Acked(key="g", world="trial", node_id="tries", serial=2)
+    assert hub.sync_state("trial", 2) == Sync(selected=1, acked=1, rejected=0, words="")
+    assert hub.sync_state("g", 1) == Sync(selected=1, acked=1, rejected=0, words="")
+    hub.publish("g", world(3, {CDS: [res("a")]}))
+    hub.assign("g", {"tries"}, "g")
+    assert len(tries.sent) == 3
+    assert hub.sync_state("g", 1).selected == 2
+    assert tries.end is None
+
+
+def test_a_group_counts_who_has_accepted_a_snapshot_and_quotes_who_rejects_it(hub):
+    outlets = [Outlet(), Outlet()]
+    hub.publish("g", world(1, {CDS: [res("a")]}))
+    sessions = [join(hub, outlet, f"n{number}") for number, outlet in enumerate(outlets)]
+    ack(sessions[0], outlets[0])
+    nonce = wire.DeltaDiscoveryResponse.FromString(outlets[1].sent[-1]).nonce
+    rejection = wire.DeltaDiscoveryRequest(type_url=CDS, response_nonce=nonce)
+    rejection.error_detail.message = "no such thing"
+    sessions[1].received(rejection.SerializeToString())
+    assert hub.sync_state("g", 1) == Sync(selected=2, acked=1, rejected=1, words="n1 rejects CDS: no such thing")
+    hub.publish("g", world(2, {CDS: [res("a", "2")]}))
+    ack(sessions[1], outlets[1])
+    assert hub.sync_state("g", 2) == Sync(selected=2, acked=1, rejected=0, words="")
+    sessions[1].closed()
+    assert hub.sync_state("g", 2).selected == 1

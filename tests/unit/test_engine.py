@@ -255,6 +255,36 @@ def test_the_next_candidate_is_judged_against_the_promoted_version():
     assert share(run) == {"v3": 0}
 
 
+def test_what_a_proxy_rejects_is_not_delivered_however_many_have_its_shares():
+    run = Run.of(policy(when=When(nack=Then.HOLD)))
+    run.ack(selected=3, acked=3, rejected=1, words="edge-0 rejects CDS: no")
+    run.ready()
+    assert run.state.mode is Mode.WARMING
+    assert "edge-0 rejects CDS: no" in explain.sentence(run.state.because)
+
+
+def test_a_rejected_candidate_is_reverted_when_its_traffic_is_back_although_it_is_still_rejected():
+    run = Run.of(policy())
+    for _ in range(2):
+        run.ack(selected=3, acked=3, rejected=1, words="no")
+    assert run.state.mode is Mode.REVERTED
+
+
+def test_a_rejected_candidate_that_nobody_uses_is_not_kept_for_its_successor():
+    run = Run.of(policy(when=When(nack=Then.HOLD)))
+    run.ack(selected=3, acked=3, rejected=1, words="no")
+    run.on(PolicyChanged(policy=policy(candidate=variant("candidate", "v3", 8003))))
+    assert [each.version for each in wish.traffic(run.state).kept] == []
+
+
+def test_a_new_stable_that_proxies_reject_is_not_committed():
+    run = Run.of(policy(candidate=None))
+    run.on(PolicyChanged(policy=policy(candidate=None, stable=variant("stable", "v9", 8009))))
+    run.ack(selected=3, acked=3, rejected=1, words="no")
+    run.ack(selected=3, acked=3, rejected=1, words="no")
+    assert run.state.stable.version == "v1"
+
+
 def test_a_rejected_resource_reverts_with_the_proxys_own_words():
     run = Run.of(policy())
     run.ack(selected=2, acked=1, rejected=1, words="edge-1: bad cluster")

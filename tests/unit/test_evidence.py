@@ -36,7 +36,7 @@ def messages(recorded):
 def collect(recorded, said=None):
     """Feeds a recording; returns (stable, candidate, copies) counts and the collector."""
     collector = Collector(clock=lambda: 100.0)
-    collector.own(owners_of(recorded))
+    collector.own("chat", owners_of(recorded))
     for kind, raw in messages(recorded) if said is None else said:
         (collector.access_log if kind == "log" else collector.load_report)(raw)
     stable = candidate = copies = NOTHING
@@ -110,7 +110,7 @@ def test_a_failed_attempt_and_its_fallback_are_one_request_in_whatever_order_and
         for arm, expected in zip(collect(recorded, one_each)[:3], EXPECTED[name], strict=True):
             assert (arm.requests, arm.errors) == expected[:2]
         collector = Collector(clock=lambda: 0.0)
-        collector.own(owners_of(recorded))
+        collector.own("chat", owners_of(recorded))
         total = 0
         for at, (_, raw) in enumerate(one_each):
             collector.access_log(raw)
@@ -198,7 +198,7 @@ def test_log_and_load_report_agree_in_every_recording():
     for name in EXPECTED:
         collector = Collector(clock=lambda: 0.0)
         recorded = case(name)
-        collector.own(owners_of(recorded))
+        collector.own("chat", owners_of(recorded))
         for kind, raw in messages(recorded):
             (collector.access_log if kind == "log" else collector.load_report)(raw)
         balances = {name: cluster.balance for name, cluster in collector._audit._clusters.items()}
@@ -211,7 +211,7 @@ def test_what_the_log_lost_is_counted_from_the_load_report_once():
     for name, errors in (("answered", 0), ("status_503", 15)):
         recorded = case(name)
         collector = Collector(clock=lambda: 0.0)
-        collector.own(owners_of(recorded))
+        collector.own("chat", owners_of(recorded))
         kept = 5
         for kind, raw in messages(recorded):
             if kind == "load":
@@ -241,7 +241,7 @@ def test_clusters_nobody_owns_and_requests_in_progress_are_dropped_and_counted()
             collector.access_log(raw)
     assert collector.dropped == {"unknown_cluster": NUMBER}
     assert collector.entries_total == NUMBER
-    collector.own(owners_of(recorded))
+    collector.own("chat", owners_of(recorded))
     entry = a_good_entry(recorded)
     entry.common_properties.access_log_type = 8
     collector.access_log(message(entry))
@@ -256,7 +256,8 @@ def test_two_rollouts_never_share_a_block():
     other.CopyFrom(entry)
     other.common_properties.upstream_cluster = other.common_properties.custom_tags["picked"] = "mail/m1"
     collector = Collector(clock=lambda: 5.0)
-    collector.own({**owners_of(recorded), "mail/m1": Owner(rollout="mail", identity="m1", audience="users")})
+    collector.own("chat", owners_of(recorded))
+    collector.own("mail", {"mail/m1": Owner(rollout="mail", identity="m1", audience="users")})
     collector.access_log(message(entry, other))
     blocks = dict(collector.close(6.0))
     assert {name: set(block.users) for name, block in blocks.items()} == {"chat": {recorded["candidate"]}, "mail": {"m1"}}

@@ -5,8 +5,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.cli.control import status
 from xds_server.core.facts import Variant
 from xds_server.core.types import RDS
-from xds_server.services.ads import Acked, Connected, Disconnected, Nacked, Refused
 from xds_server.services.metrics import Metrics
+from xds_server.services.proxies import Acked, Connected, Disconnected, Nacked, Refused
 
 NAMES = {
     *("rollout_share", "rollout_phase", "gate_evidence", "gate_verdict", "gate_reading_age_seconds", "decisions", "reaction_seconds"),

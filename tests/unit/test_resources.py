@@ -34,7 +34,7 @@ from xds_server.resources import names
 from xds_server.resources.clusters import SHADOW_REQUESTS_MAX, requests_max
 from xds_server.resources.envoy import render
 from xds_server.resources.names import Owner, layer_of, owners
-from xds_server.resources.routes import covers
+from xds_server.resources.routes import covering
 
 PROXIES = ProxiesPolicy(name="edge", select=Select(), listeners=(Listener(name="public", address="127.0.0.1", port=8080),))
 STABLE = Variant(name="stable", version="m1", endpoints=StaticEndpoints(addresses=("127.0.0.1:8001", "[::1]:8001")))
@@ -266,7 +266,7 @@ def test_particular_hosts_come_first_then_long_prefixes_then_names():
     ],
 )
 def test_a_host_pattern_covers_what_envoy_would_match(pattern, host, fits):
-    assert covers(pattern, host) is fits
+    assert (pattern in covering(host)) is fits
 
 
 def test_a_listener_without_rollouts_is_there_and_routes_nothing():
@@ -295,9 +295,15 @@ def test_a_version_beside_itself_is_one_lane():
     assert committed(found) == {f"chat/{STABLE.identity}": TOTAL}
 
 
-def test_two_different_resources_of_one_name_are_our_bug():
-    with pytest.raises(BugError, match="two resources"):
-        rendered(wish(), wish(kept=(CANDIDATE,), arms=(Arm(variant=replace(CANDIDATE, max_concurrency=1)),)))
+def test_two_arms_of_one_version_are_our_bug():
+    twins = (Arm(variant=CANDIDATE), Arm(variant=replace(CANDIDATE, max_concurrency=1)))
+    with pytest.raises(BugError, match=r"two arms of rollout 'chat' are the same version 'm2\.[0-9a-f]{8}'"):
+        rendered(wish(arms=twins))
+
+
+def test_two_wishes_of_one_rollout_are_our_bug():
+    with pytest.raises(BugError, match="two wishes"):
+        rendered(wish(), wish(share_bp=100))
 
 
 def test_salts_make_rollouts_independent_and_a_policy_may_share_one():

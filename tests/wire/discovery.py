@@ -12,7 +12,8 @@ from envoy.service.discovery.v3 import discovery_pb2 as wire
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.core.snapshot import Resource, Snapshot
 from xds_server.core.types import BY_URL
-from xds_server.services.ads import AdsHub, ProxyEvent, Refusal
+from xds_server.services.ads import AdsHub
+from xds_server.services.proxies import ProxyEvent, Refusal
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 SOTW, DELTA = ADS + "StreamAggregatedResources", ADS + "DeltaAggregatedResources"

@@ -14,7 +14,7 @@ from xds_server.core.stream import State
 from xds_server.core.transport import Kind, Method, Status
 from xds_server.core.types import CDS, EDS, RDS, RTDS
 from xds_server.errors import ListenError
-from xds_server.services.ads import Acked, Connected, Disconnected, Nacked, Refused
+from xds_server.services.proxies import Acked, Connected, Disconnected, Nacked, Refused
 
 
 def sotw(type_url, *names, nonce="", **more):
@@ -36,7 +36,7 @@ async def test_a_state_of_the_world_client_gets_the_world_and_its_ack_is_seen():
         assert world.hub.sync_state("all", 1).acked == 0
         await client.send(sotw(CDS, nonce=answer.nonce, version_info=answer.version_info))
         await until(lambda: world.hub.sync_state("all", 1).acked == 1)
-        assert Acked(key="all", node_id="n1", serial=1) in world.events
+        assert Acked(key="all", world="all", node_id="n1", serial=1) in world.events
 
 
 async def test_a_delta_client_gets_only_what_changed():
@@ -66,7 +66,9 @@ async def test_a_nack_is_told_with_the_proxys_words_and_stays_until_content_chan
         await until(lambda: world.hub.sync_state("all", 1).rejected == 1)
         assert "Sum of weights" in world.hub.sync_state("all", 1).words
         nacked = [event for event in world.events if isinstance(event, Nacked)]
-        assert nacked == [Nacked(key="all", node_id="n1", type_url=RDS, message="Sum of weights must be greater than 0", resources=("r",))]
+        assert nacked == [
+            Nacked(key="all", world="all", node_id="n1", type_url=RDS, message="Sum of weights must be greater than 0", resources=("r",))
+        ]
         [status] = world.hub.proxies()
         assert status.types[0].state is State.ERROR
         world.hub.publish("all", snapshot(2, RDS=[resource("r", "good")]))

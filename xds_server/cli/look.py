@@ -1,5 +1,6 @@
 """Looking back and around: `why`, `history`, `proxies`."""
 
+from fnmatch import fnmatchcase
 from typing import Final
 
 import click
@@ -8,7 +9,7 @@ from xds_server.cli import write
 from xds_server.cli.act import segment
 from xds_server.cli.client import Client
 from xds_server.cli.options import globals_of, no_color, output, server
-from xds_server.cli.write import clean, clock, items, percent, text
+from xds_server.cli.write import clean, clock, items, number, percent, text
 from xds_server.services.control import JsonObject
 
 LAST_MAX: Final = 1000
@@ -81,24 +82,35 @@ def history(context: click.Context, rollout: str, last: int, form: str) -> None:
 
 
 @click.command()
+@click.argument("node", required=False)
 @output
 @server
 @no_color
 @click.pass_context
-def proxies(context: click.Context, form: str) -> None:
+def proxies(context: click.Context, node: str | None, form: str) -> None:
     """List every connected Envoy.
 
-    What it was sent, what it accepted, and its own words on what it rejected.
+    What it was sent, what it accepted and when, and its own words on what it rejects. NODE is the id of one, or a pattern such as 'edge-*': then every type has a line with its versions.
+
+    SYNC: NOT_SENT nothing was sent; SYNCED it accepted the newest; STALE it has not answered yet; ERROR it rejects something, or was turned away.
     """
     with Client(globals_of(context).address) as client:
         found = items(client.get("/v1/proxies").get("proxies"))
+    if node is not None:
+        found = [row for row in found if fnmatchcase(text(row.get("node")), node)]
     if form != "table":
         write.document(list(found), form)
         return
     if not found:
-        click.echo("no proxy is connected", err=True)
+        click.echo("no proxy is connected" if node is None else f"no proxy {node!r} is connected", err=True)
         return
-    head = ("NODE", "CLUSTER", "GROUP", "VERSION", "XDS", "LEASE", "SYNC", "TYPES")
+    for line in (_listed(found) if node is None else _detailed(found)) + _words(found):
+        click.echo(line)
+
+
+def _listed(found: list[JsonObject]) -> list[str]:
+    """A line per stream."""
+    head = ("NODE", "CLUSTER", "GROUP", "VERSION", "XDS", "LEASE", "SYNC", "LAST ACK", "TYPES")
     rows = [
         (
             text(row.get("node")),
@@ -108,13 +120,31 @@ def proxies(context: click.Context, form: str) -> None:
             text(row.get("variant")),
             "yes" if row.get("leased") else "no",
             text(row.get("sync")),
+            write.age(min((age for kind in items(row.get("types")) if (age := number(kind.get("acked_age_s"))) is not None), default=None)),
             " ".join(f"{text(kind.get('type'))}:{text(kind.get('sync'))}" for kind in items(row.get("types"))) or "-",
         )
         for row in found
     ]
-    click.echo("\n".join(write.columns(head, rows)))
-    for line in _words(found):
-        click.echo(line)
+    return write.columns(head, rows)
+
+
+def _detailed(found: list[JsonObject]) -> list[str]:
+    """A line per stream and type."""
+    head = ("NODE", "STREAM", "TYPE", "SYNC", "SENT", "ACKED", "LAST ACK")
+    rows = [
+        (
+            text(row.get("node")),
+            text(row.get("service")),
+            text(kind.get("type")),
+            text(kind.get("sync")),
+            text(kind.get("sent")),
+            text(kind.get("acked")),
+            write.age(kind.get("acked_age_s")),
+        )
+        for row in found
+        for kind in items(row.get("types"))
+    ]
+    return write.columns(head, rows) if rows else []
 
 
 def _words(found: list[JsonObject]) -> list[str]:
@@ -123,7 +153,9 @@ def _words(found: list[JsonObject]) -> list[str]:
     for row in found:
         node = clean(text(row.get("node")))
         if row.get("refused"):
-            lines.append(f"{node} was turned away: {clean(text(row.get('refused')))}")
+            times = number(row.get("times")) or 1
+            often = f" {times:.0f} times" if times > 1 else ""
+            lines.append(f"{node} was turned away{often}: {clean(text(row.get('refused')))}")
         lines += [
             f"{node} rejects {text(kind.get('type'))} {text(kind.get('sent'))}: {clean(text(kind.get('words')))}"
             for kind in items(row.get("types"))

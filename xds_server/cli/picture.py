@@ -80,7 +80,7 @@ def _waiting(item: JsonObject) -> str:
         case "samples":
             return f"samples ({have} of {need})"
         case "ack":
-            return f"ACKs ({have} of {need} proxies)"
+            return f"ACKs ({have} of {need} proxies)" + (f": {what}" if what else "")
         case "pods":
             return "a ready pod" + (f" ({what})" if what else "")
         case "gate":
@@ -93,8 +93,10 @@ def _waiting(item: JsonObject) -> str:
 
 def _proxies(proxies: JsonObject) -> str:
     rejected = number(proxies.get("rejected"))
-    words = f"{text(proxies.get('acked'))} of {text(proxies.get('selected'))} ACKed"
-    return words + (f", {rejected:.0f} rejected: {clean(text(proxies.get('words')))}" if rejected else "")
+    said = f": {clean(text(proxies.get('words')))}" if proxies.get("words") else ""
+    return (
+        f"{text(proxies.get('acked'))} of {text(proxies.get('selected'))} ACKed" + (f", {rejected:.0f} rejected" if rejected else "") + said
+    )
 
 
 def _gate(gate: JsonObject) -> tuple[str, ...]:

@@ -88,3 +88,13 @@ def figure(value: Json) -> str:
 def clock(value: Json) -> str:
     """An RFC 3339 time without its fraction."""
     return text(value).split(".")[0].removesuffix("Z").replace("T", " ")
+
+
+def age(value: Json) -> str:
+    """Seconds as people say them: "0.4 s", "12 min", "3 h"."""
+    seconds = number(value)
+    if seconds is None:
+        return "-"
+    if seconds < 120.0:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200.0 else f"{seconds / 3600:.0f} h"

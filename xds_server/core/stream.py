@@ -17,15 +17,16 @@ How it behaves, for each type apart (a type is its own world: own names, nonces 
 Source: Envoy `xds_protocol.rst`, `discovery.proto`. Neighbours: `subscription`, `facts`, `snapshot`; `services.ads` drives it.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Final
 
-from xds_server.core.facts import Acked, Fact, Nacked, Request, Response, Stale, Subscribed, Variant
+from xds_server.core.exchange import NONE, Exchange, Outcome, Situation, heartbeat, outcome
+from xds_server.core.facts import Fact, Nacked, Request, Response, Stale, Subscribed, Variant
 from xds_server.core.snapshot import Resource, Snapshot
-from xds_server.core.subscription import MAX_NAMES, Change, Subscription
+from xds_server.core.subscription import MAX_NAMES, UNCHANGED, Change, Subscription
 from xds_server.core.types import BY_URL, ORDER, ResourceType
 from xds_server.errors import PeerError
 
@@ -63,34 +64,13 @@ class Progress:
     acked_at: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Unanswered:
-    nonce: str
-    version: str
-    serial: int
-    whole: bool
-    heartbeat: bool
-    full: bool
-    names: frozenset[str]
-    fresh: Mapping[str, str]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Plan:
-    send: dict[str, Resource] = field(default_factory=dict)
-    gone: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    owed: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.send) or bool(self.gone) or bool(self.absent) or self.owed
-
-
-_NO_PLAN: Final = _Plan()
+_EMPTY: Final[Mapping[str, Resource]] = MappingProxyType({})
+_NOTHING_REJECTED: Final[Mapping[str, str]] = MappingProxyType({})
+_BEFORE: Final = Snapshot(serial=0, resources={})
 
 
 class _World:
-    """One type on one stream."""
+    """One type on one stream. Its values are immutable and shared with the other streams where these are in the same situation."""
 
     __slots__ = (
         "acked_at",
@@ -104,10 +84,10 @@ class _World:
         "nonce",
         "nonce_serial",
         "owed",
-        "planned",
         "rejected",
         "repeats",
         "row",
+        "seen",
         "sent_version",
         "subscription",
         "unanswered",
@@ -116,62 +96,96 @@ class _World:
     def __init__(self, row: ResourceType) -> None:
         self.row = row
         self.subscription = Subscription(allows_wildcard=row.wildcard)
-        self.known: dict[str, Resource] = {}  # what the client has, or will have when it accepts what is on the way
-        self.rejected: dict[str, str] = {}  # version by name; "" for a rejected removal
+        self.known = _EMPTY  # what the client has, or will have when it accepts what is on the way
+        self.rejected = _NOTHING_REJECTED  # version by name; "" for a rejected removal
         self.error = ""
-        self.asked: set[str] = set()  # names the client must be answered about
-        self.again: set[str] = set()  # names to repeat for our own reasons
+        self.asked = NONE  # names the client must be answered about
+        self.again = NONE  # names to repeat for our own reasons
         self.owed = False  # an answer even if there is nothing to say
-        self.unanswered: _Unanswered | None = None
-        self.planned: str | None = None  # version of the world up to which nothing is left to do
+        self.unanswered: Exchange | None = None
+        self.seen: Mapping[str, Resource] | None = None  # the type's world up to which nothing is left to do
         self.nonce = ""
         self.nonce_serial = -1
         self.repeats = 0
-        self.leased_at: dict[str, float] = {}
+        self.leased_at: dict[str, float] | None = None
         self.sent_version = ""
         self.acked_version = ""
         self.acked_serial = 0
         self.acked_at: float | None = None
 
     @property
-    def synced_serial(self) -> int:
-        """Newest accepted snapshot; a wish or response that is still open at that snapshot takes it back by one."""
-        waiting = self.unanswered is not None and not self.unanswered.heartbeat and self.unanswered.serial <= self.acked_serial
-        return max(0, self.acked_serial - 1) if waiting else self.acked_serial
+    def awaits(self) -> bool:
+        """Something that matters is unanswered; a heartbeat does not."""
+        return self.unanswered is not None and self.unanswered.serial > 0
 
-    def apply(self, change: Change) -> None:
+    @property
+    def settled(self) -> bool:
+        """The client has accepted the type's part of the newest snapshot offered."""
+        return self.seen is not None and not self.awaits and not self.rejected
+
+    def unsettle(self, serial: int) -> None:
+        """There is something to do; up to which snapshot the client was served is remembered."""
+        if self.settled:
+            self.acked_serial = serial
+        self.seen = None
+
+    def apply(self, change: Change, *, serial: int) -> None:
+        """The client's wishes changed while `serial` was the newest snapshot."""
+        self.unsettle(serial - 1)
         self.asked |= change.asked
         self.owed = self.owed or change.world
-        self.planned = None
         if change.world and self.unanswered is not None:  # what is on the way reaches a client that wants everything again
             self.asked |= self.unanswered.names
         if change.shrank:
-            for name in [name for name in self.known if not self.subscription.covers(name)]:
-                self.forget(name)
-            self.asked = {name for name in self.asked if self.subscription.covers(name)}
-            self.again = {name for name in self.again if self.subscription.covers(name)}
-            still = {name: version for name, version in self.rejected.items() if self.subscription.covers(name)}
-            if len(still) < len(self.rejected):  # what spoiled the removals beside it may be gone
-                self.asked |= {name for name, version in still.items() if not version}
-            self.rejected = still
+            self._shrink()
+
+    def _shrink(self) -> None:
+        covers = self.subscription.covers
+        self.known = {name: each for name, each in self.known.items() if covers(name)}
+        self.asked = frozenset(filter(covers, self.asked))
+        self.again = frozenset(filter(covers, self.again))
+        still = {name: version for name, version in self.rejected.items() if covers(name)}
+        if len(still) < len(self.rejected):  # what spoiled the removals beside it may be gone
+            self.asked |= {name for name, version in still.items() if not version}
+        self.reject(still)
+
+    def reject(self, rejected: Mapping[str, str]) -> None:
+        self.rejected = rejected or _NOTHING_REJECTED
+        if not rejected:
+            self.error = ""
+
+    def situation(self, snapshot: Snapshot) -> Situation:
+        desired = self.subscription.desired(snapshot, self.row.url)
+        repeats = self.repeats + 1 if snapshot.serial == self.nonce_serial else 0
+        return Situation(self.known, desired, self.asked, self.again, self.owed, self.rejected, repeats)
+
+    def sent(self, exchange: Exchange, *, now: float) -> Response:
+        response = exchange.response
+        self.unanswered = exchange
+        self.nonce = response.nonce
+        self.sent_version = response.version
+        if exchange.leased:
+            self.leased_at = {name: at for name, at in (self.leased_at or {}).items() if name in self.known}
+            self.leased_at.update(dict.fromkeys(exchange.leased, now))
+        return response
+
+    def settle(self, result: Outcome, snapshot: Snapshot, *, before: int, sotw: bool, now: float) -> Response | None:
+        """Does what the situation calls for: sends something, or finds that nothing is to be sent."""
+        if result.exchange is not None or not result.whole:
+            self.unsettle(before)
+        self.known = result.known
+        self.asked = self.again = NONE
+        self.owed = False
+        self.seen = snapshot.of(self.row.url) if result.whole else None
+        if sotw and not self.row.wildcard and result.whole and self.rejected:
+            self.rejected = {name: version for name, version in self.rejected.items() if name not in result.gone} or _NOTHING_REJECTED
+        if result.exchange is None:
             if not self.rejected:
                 self.error = ""
-
-    def forget(self, name: str) -> None:
-        self.known.pop(name, None)
-        self.leased_at.pop(name, None)
-
-    def next_nonce(self, serial: int, content: str) -> str:
-        """Unique on this stream and type: a snapshot's second response of a type is numbered."""
-        self.repeats = self.repeats + 1 if serial == self.nonce_serial else 0
-        self.nonce_serial = serial
-        return f"{serial:x}.{content}.{self.repeats:x}" if self.repeats else f"{serial:x}.{content}"
-
-    def sent(self, unanswered: _Unanswered, resources: Iterable[Resource], *, now: float) -> None:
-        self.unanswered = unanswered
-        self.nonce = unanswered.nonce
-        self.sent_version = unanswered.version
-        self.leased_at.update((each.name, now) for each in resources if each.ttl_s is not None)
+            return None
+        self.repeats = self.repeats + 1 if snapshot.serial == self.nonce_serial else 0
+        self.nonce_serial = snapshot.serial
+        return self.sent(result.exchange, now=now)
 
     def answer(self, error: str | None, *, now: float) -> Fact:
         """The unanswered response was answered."""
@@ -179,49 +193,27 @@ class _World:
         assert answered is not None
         self.unanswered = None
         if error is not None:
-            self.rejected.update(answered.fresh)
+            self.rejected = {**self.rejected, **answered.fresh}
             self.error = error or "rejected without words"
             names = tuple(sorted(answered.fresh))
-            return Nacked(type_url=self.row.url, version=answered.version, message=self.error, resources=names)
-        still = {} if answered.full else self.rejected
-        self.rejected = {name: version for name, version in still.items() if name not in answered.names}
-        if not self.rejected:
+            return Nacked(type_url=self.row.url, version=answered.response.version, message=self.error, resources=names)
+        if self.rejected:
+            still = {} if answered.full else self.rejected
+            self.reject({name: version for name, version in still.items() if name not in answered.names})
+        else:
             self.error = ""
-        self.acked_version = answered.version
+        self.acked_version = answered.response.version
         self.acked_at = now
-        if answered.whole and not self.rejected:
+        if self.seen is not None and not self.rejected:
             self.acked_serial = max(self.acked_serial, answered.serial)
-        return Acked(type_url=self.row.url, version=answered.version, heartbeat=answered.heartbeat)
-
-    def plan(self, snapshot: Snapshot) -> _Plan:
-        """What separates the client from the snapshot."""
-        if self.planned == snapshot.version(self.row.url):
-            return _NO_PLAN
-        desired = self.subscription.desired(snapshot.of(self.row.url))
-        send = {name: each for name, each in desired.items() if _differs(self.known.get(name), each)}
-        for name in self.again:
-            if name in desired and self.rejected.get(name) != desired[name].version:
-                send[name] = desired[name]
-        for name in self.asked:
-            if name in desired:
-                send[name] = desired[name]
-        plan = _Plan(
-            send=send,
-            gone=tuple(sorted(name for name in self.known if name not in desired)),
-            absent=tuple(sorted(name for name in self.asked if name not in desired and name not in self.known)),
-            owed=self.owed,
-        )
-        if plan:  # removals that were rejected along with something else go again with the next change
-            doubtful = {name for name, version in self.rejected.items() if not version and name not in desired}
-            plan.gone = tuple(sorted(doubtful.union(plan.gone)))
-        return plan
+        return answered.acked
 
     def progress(self) -> Progress:
         if self.rejected or self.error:
             state = State.ERROR
         elif not self.sent_version:
             state = State.NOT_SENT
-        elif self.planned is not None and (self.unanswered is None or self.unanswered.heartbeat):
+        elif self.seen is not None and not self.awaits:
             state = State.SYNCED
         else:
             state = State.STALE
@@ -242,12 +234,13 @@ class AdsStream:
         variant: State of the world or delta; the only difference a caller sees is in the requests it may pass.
     """
 
-    __slots__ = ("_serial", "_variant", "_worlds")
+    __slots__ = ("_ordered", "_snapshot", "_variant", "_worlds")
 
     def __init__(self, variant: Variant) -> None:
         self._variant = variant
         self._worlds: dict[str, _World] = {}
-        self._serial = 0
+        self._ordered: tuple[_World, ...] = ()
+        self._snapshot = _BEFORE
 
     def receive(self, request: Request, *, now: float = 0.0) -> tuple[Fact, ...]:
         """What a request meant. Call `offer` next.
@@ -257,56 +250,69 @@ class AdsStream:
         world = self._worlds.get(request.type_url)
         if world is None:
             return self._begin(request)
-        facts: list[Fact] = []
-        answers = world.unanswered is not None and request.nonce == world.unanswered.nonce
+        facts: tuple[Fact, ...] = ()
+        answers = world.unanswered is not None and request.nonce == world.unanswered.response.nonce
         if answers:
-            facts.append(world.answer(request.error, now=now))
+            facts = (world.answer(request.error, now=now),)
         elif request.nonce and request.nonce != world.nonce:
-            facts.append(Stale(type_url=request.type_url, nonce=request.nonce))
+            facts = (Stale(type_url=request.type_url, nonce=request.nonce),)
         change = self._subscribe(world, request)
-        if change:
-            world.apply(change)
-            facts.append(Subscribed(type_url=request.type_url))
+        if change is not UNCHANGED and change:
+            world.apply(change, serial=self._snapshot.serial)
+            facts = (*facts, Subscribed(type_url=request.type_url))
         elif not answers and self._repeats_itself(world, request):
+            world.unsettle(self._snapshot.serial - 1)
             world.again |= world.subscription.names
-            world.planned = None
-        return tuple(facts)
+        return facts
 
     def offer(self, snapshot: Snapshot, *, now: float = 0.0) -> tuple[Response, ...]:
         """What must be sent now so that the client comes to see the snapshot; often nothing.
 
         Args:
-            snapshot: The newest of the group; serials never go back on a stream.
+            snapshot: The newest of the world this client sees; serials never go back on a stream.
             now: Time of sending [seconds], for the lifetimes of leases.
         """
-        if snapshot.serial < self._serial:
-            raise ValueError(f"snapshot {snapshot.serial} is older than snapshot {self._serial}, which was offered before")
-        self._serial = snapshot.serial
+        before, self._snapshot = self._snapshot, snapshot
+        if snapshot.serial < before.serial:
+            self._snapshot = before
+            raise ValueError(f"snapshot {snapshot.serial} is older than snapshot {before.serial}, which was offered before")
         responses: list[Response] = []
-        unsettled: set[str] | None = None
-        while unsettled is None or any(world.planned is None and world.unanswered is None for world in self._worlds.values()):
-            plans = {url: world.plan(snapshot) for url, world in self._worlds.items()}
-            before, unsettled = unsettled, {url for url, world in self._worlds.items() if plans[url] or world.unanswered or world.rejected}
-            if unsettled == before:
-                break
-            responses.extend(self._pass(snapshot, plans, unsettled, now=now))
+        while self._pass(snapshot, responses, before=before.serial, now=now):
+            pass
         return tuple(responses)
 
-    def _pass(self, snapshot: Snapshot, plans: dict[str, _Plan], unsettled: set[str], *, now: float) -> list[Response]:
-        """Every type once, in order. What a type settles without a message may let go of another's removals: then one more pass."""
-        responses: list[Response] = []
-        for url in sorted(self._worlds, key=_place):
-            world = self._worlds[url]
-            if world.unanswered is not None:
+    def _pass(self, snapshot: Snapshot, responses: list[Response], *, before: int, now: float) -> bool:
+        """Every type once, in order. True if a type settled without a message, which may let go of what another holds back."""
+        holding = freed = False
+        sotw = self._variant is Variant.SOTW
+        for world in self._ordered:
+            if world.unanswered is not None or world.seen is snapshot.of(world.row.url):
                 continue
-            if world.again and plans[url] is not _NO_PLAN:
-                plans[url] = world.plan(snapshot)  # a cluster sent in this very offer took its endpoints along
-            held = not unsettled.isdisjoint(world.row.parents)
-            response = self._send(world, plans[url], snapshot, held=held, now=now)
+            situation = world.situation(snapshot)
+            result = outcome(world.row, self._variant, snapshot, situation, held=False)
+            if result.gone and self._pointed_at(world.row, snapshot):
+                result = outcome(world.row, self._variant, snapshot, situation, held=True)
+            response = world.settle(result, snapshot, before=before, sotw=sotw, now=now)
             if response is not None:
                 responses.append(response)
-                self._take_child_along(world, plans)
-        return responses
+                self._take_child_along(world, before=before)
+            holding = holding or (response is None and not result.whole)
+            freed = freed or (response is None and result.whole)
+        return holding and freed
+
+    def _pointed_at(self, row: ResourceType, snapshot: Snapshot) -> bool:
+        """Whether a type that may still point at resources of this one is not settled on this client."""
+        for url in row.parents:
+            parent = self._worlds.get(url)
+            if parent is None:
+                continue
+            if parent.unanswered is not None or parent.rejected:
+                return True
+            if parent.seen is not snapshot.of(url):
+                result = outcome(parent.row, self._variant, snapshot, parent.situation(snapshot), held=False)
+                if result.exchange is not None or result.gone:
+                    return True
+        return False
 
     def heartbeat(self, type_url: str, names: Iterable[str], *, beat: int, now: float = 0.0) -> tuple[Response, ...]:
         """Prolongs the lifetimes of leased resources the client has; nothing while a response of the type is unanswered.
@@ -320,50 +326,54 @@ class AdsStream:
         world = self._worlds.get(type_url)
         if world is None or world.unanswered is not None:
             return ()
-        leased = [world.known[name] for name in sorted(set(names) & world.known.keys()) if name not in world.rejected]
-        leased = [each for each in leased if each.ttl_s is not None]
+        known = (world.known[name] for name in sorted(set(names) & world.known.keys()) if name not in world.rejected)
+        leased = tuple(each for each in known if each.ttl_s is not None)
         if not leased:
             return ()
-        late = any(now - world.leased_at.get(each.name, now) > LATE_BEAT * (each.ttl_s or 0.0) for each in leased)
-        nonce = f"b{beat:x}.{_digest(leased, ())}{'.full' if late else ''}"
-        response = Response(
-            type_url=type_url,
-            nonce=nonce,
-            version=world.sent_version,
-            resources=tuple(leased),
-            bodiless=self._variant is Variant.DELTA and not late,
-        )
-        unanswered = _Unanswered(
-            nonce=nonce,
-            version=world.sent_version,
-            serial=world.acked_serial,
-            whole=True,
-            heartbeat=True,
-            full=False,
-            names=frozenset(each.name for each in leased),
-            fresh={each.name: each.version for each in leased},
-        )
-        world.sent(unanswered, leased, now=now)
-        return (response,)
+        since = world.leased_at or {}
+        late = any(now - since.get(each.name, now) > LATE_BEAT * (each.ttl_s or 0.0) for each in leased)
+        exchange = heartbeat(world.row, self._variant, self._snapshot, leased, world.sent_version, beat=beat, late=late)
+        return (world.sent(exchange, now=now),)
 
     def synced(self, type_url: str) -> int:
         """Newest snapshot whose part of this type the client has accepted; the newest offered for a type it never asked for."""
         world = self._worlds.get(type_url)
-        return self._serial if world is None else world.synced_serial
+        return self._snapshot.serial if world is None or world.settled else world.acked_serial
 
     @property
     def synced_serial(self) -> int:
         """Serial of the newest snapshot that the client has accepted in everything it asks for; 0 for none."""
-        return min((world.synced_serial for world in self._worlds.values()), default=0)
+        serial = self._snapshot.serial if self._ordered else 0
+        for world in self._ordered:
+            if not world.settled and world.acked_serial < serial:
+                serial = world.acked_serial
+        return serial
+
+    @property
+    def awaits(self) -> bool:
+        """The client owes an answer to something that matters."""
+        return any(world.awaits for world in self._ordered)
+
+    @property
+    def rejects(self) -> bool:
+        """The client rejects something now."""
+        return any(world.error for world in self._ordered)
 
     @property
     def errors(self) -> tuple[tuple[str, str], ...]:
         """(type URL, the client's words) of what it rejects now."""
-        return tuple((url, world.error) for url, world in self._worlds.items() if world.error)
+        return tuple((world.row.url, world.error) for world in self._ordered if world.error)
 
     def progress(self) -> tuple[Progress, ...]:
         """All types the client asked for, in the order of sending."""
-        return tuple(self._worlds[url].progress() for url in sorted(self._worlds, key=_place))
+        return tuple(world.progress() for world in self._ordered)
+
+    def resources(self, type_url: str) -> tuple[tuple[str, str, bool], ...]:
+        """(name, version, whether the client rejects it) of all it was sent of a type and should still have, by name."""
+        world = self._worlds.get(type_url)
+        if world is None:
+            return ()
+        return tuple((name, each.version, name in world.rejected) for name, each in sorted(world.known.items()))
 
     def _begin(self, request: Request) -> tuple[Fact, ...]:
         if len(self._worlds) >= MAX_TYPES:
@@ -372,12 +382,11 @@ class AdsStream:
             raise PeerError(f"more than {MAX_NAMES} initial resource versions of one type are listed")
         row = BY_URL.get(request.type_url)
         world = _World(row or ResourceType(url=request.type_url, short=request.type_url, service="", methods=("", "")))
-        change = self._subscribe(world, request)
-        world.apply(change)
-        if self._variant is Variant.DELTA:
-            stubs = (Resource(name=name, version=version, body=b"") for name, version in request.initial_versions.items())
-            world.known = {stub.name: stub for stub in stubs}
+        world.apply(self._subscribe(world, request), serial=0)
+        if self._variant is Variant.DELTA and request.initial_versions:
+            world.known = {name: Resource(name=name, version=version, body=b"") for name, version in request.initial_versions.items()}
         self._worlds[request.type_url] = world
+        self._ordered = tuple(sorted(self._worlds.values(), key=_place))
         return (Subscribed(type_url=request.type_url),)
 
     def _subscribe(self, world: _World, request: Request) -> Change:
@@ -393,80 +402,20 @@ class AdsStream:
         idle = world.unanswered is None and request.nonce == world.nonce and request.error is None
         return idle and self._variant is Variant.SOTW and not world.row.wildcard
 
-    def _send(self, world: _World, plan: _Plan, snapshot: Snapshot, *, held: bool, now: float) -> Response | None:
-        """Turns a plan into a response, or settles the type without one."""
-        kept = plan.gone if held else ()
-        gone = () if held else plan.gone
-        sotw = self._variant is Variant.SOTW
-        removed: tuple[str, ...] = ()
-        if sotw and world.row.wildcard:
-            must = bool(plan.send or gone or plan.absent or plan.owed)
-            desired = world.subscription.desired(snapshot.of(world.row.url)) if must else {}
-            resources = {name: world.known[name] for name in kept if must} | dict(desired)
-        else:
-            resources = plan.send
-            removed = () if sotw else tuple(sorted({*gone, *plan.absent}))
-            must = bool(resources or removed) or (plan.owed and not sotw)
-        for name in gone:
-            world.forget(name)
-            if sotw and not world.row.wildcard:
-                world.rejected.pop(name, None)
-        fresh = {name: each.version for name, each in plan.send.items()} | dict.fromkeys(removed, "")
-        world.known.update(plan.send)
-        world.asked.clear()
-        world.again.clear()
-        world.owed = False
-        whole = not kept
-        version = snapshot.version(world.row.url)
-        world.planned = version if whole else None
-        if not must:
-            if not world.rejected:
-                world.error = ""
-                if whole:
-                    world.acked_serial = snapshot.serial
-            return None
-        ordered = tuple(resources[name] for name in sorted(resources))
-        nonce = world.next_nonce(snapshot.serial, _digest(ordered, removed))
-        unanswered = _Unanswered(
-            nonce=nonce,
-            version=version,
-            serial=snapshot.serial,
-            whole=whole,
-            heartbeat=False,
-            full=sotw and world.row.wildcard,
-            names=frozenset((*resources, *removed)),
-            fresh=fresh,
-        )
-        world.sent(unanswered, ordered, now=now)
-        return Response(type_url=world.row.url, nonce=nonce, version=version, resources=ordered, removed=removed)
-
-    def _take_child_along(self, world: _World, plans: dict[str, _Plan]) -> None:
+    def _take_child_along(self, world: _World, *, before: int) -> None:
+        """The resources that the client will want again because of what it was just sent."""
         child = self._worlds.get(world.row.child or "")
         if child is None or world.unanswered is None:
             return
+        again: set[str] = set()
         for name, version in world.unanswered.fresh.items():
-            if not version:
-                continue
-            pointed = {needed for url, needed in world.known[name].references if url == child.row.url} | {name}
-            child.again |= {needed for needed in pointed if child.subscription.covers(needed)}
-        if child.again:
-            child.planned = None
-            plans[child.row.url] = _Plan()  # to be planned anew
+            if version:
+                pointed = {needed for url, needed in world.known[name].references if url == child.row.url} | {name}
+                again |= {needed for needed in pointed if child.subscription.covers(needed)}
+        if again:
+            child.unsettle(before)
+            child.again |= again
 
 
-def _place(type_url: str) -> int:
-    return ORDER.get(type_url, len(ORDER))
-
-
-def _differs(known: Resource | None, wanted: Resource) -> bool:
-    return known is None or (known is not wanted and (known.version != wanted.version or known.ttl_s != wanted.ttl_s))
-
-
-def _digest(resources: Iterable[Resource], removed: Iterable[str]) -> str:
-    """Short name of a response's content: equal content, equal name, whoever computes it."""
-    digest = hashlib.blake2b(digest_size=6)
-    for each in resources:
-        digest.update(f"{len(each.name)}:{each.name}{len(each.version)}:{each.version}{each.ttl_s};".encode())
-    for name in removed:
-        digest.update(f"-{len(name)}:{name}".encode())
-    return digest.hexdigest()
+def _place(world: _World) -> int:
+    return ORDER.get(world.row.url, len(ORDER))

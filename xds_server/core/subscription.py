@@ -8,11 +8,11 @@ Rules (xDS "How the client specifies what resources to return"):
   - A name that is subscribed must be answered, whether it is known, unchanged or was subscribed before: the client may have forgotten it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from xds_server.core.snapshot import Resource
+from xds_server.core.snapshot import Resource, Snapshot
 from xds_server.errors import PeerError
 
 WILDCARD: Final = "*"
@@ -38,59 +38,68 @@ class Change:
         return bool(self.asked) or self.world or self.shrank
 
 
+UNCHANGED: Final = Change()
+
+
 class Subscription:
     """Names and wildcard of one type on one stream."""
 
-    __slots__ = ("_allows_wildcard", "_named", "_spoken", "names", "wildcard")
+    __slots__ = ("_allows_wildcard", "_listed", "_named", "names", "wildcard")
 
     def __init__(self, *, allows_wildcard: bool) -> None:
         self._allows_wildcard = allows_wildcard
         self._named = False
-        self._spoken = False
-        self.names: set[str] = set()
+        self._listed: tuple[str, ...] | None = None
+        self.names: frozenset[str] = frozenset()
         self.wildcard = False
 
     def covers(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
-    def desired(self, world: Mapping[str, Resource]) -> Mapping[str, Resource]:
-        """The part of a type's world that the client wants."""
+    def desired(self, snapshot: Snapshot, type_url: str) -> Mapping[str, Resource]:
+        """The part of a type's world that the client wants; the same object for all clients that want the same."""
         if self.wildcard:
-            return world
-        return {name: world[name] for name in self.names if name in world}
+            return snapshot.of(type_url)
+        self.names, desired = snapshot.select(type_url, self.names)
+        return desired
 
-    def replace(self, listed: Iterable[str]) -> Change:
+    def replace(self, listed: tuple[str, ...]) -> Change:
         """State of the world: the request's whole list of names."""
-        wanted = set(listed)
+        if listed == self._listed:
+            return UNCHANGED
+        self._listed = listed
+        wanted = frozenset(listed)
         self._named = self._named or bool(wanted)
         wildcard = self._allows_wildcard and (WILDCARD in wanted or not self._named)
         if self._allows_wildcard:
-            wanted.discard(WILDCARD)
+            wanted -= {WILDCARD}
         change = Change(
-            asked=frozenset(wanted - self.names),
+            asked=wanted - self.names,
             world=wildcard and not self.wildcard,
             shrank=bool(self.names - wanted) or (self.wildcard and not wildcard),
         )
         self._set(wanted, wildcard=wildcard)
         return change
 
-    def update(self, subscribe: Iterable[str], unsubscribe: Iterable[str]) -> Change:
+    def update(self, subscribe: tuple[str, ...], unsubscribe: tuple[str, ...]) -> Change:
         """Delta: the request's two lists of changes; a name in both ends up subscribed."""
-        added, dropped = set(subscribe), set(unsubscribe)
-        first, self._spoken = not self._spoken, True
+        first, self._listed = self._listed is None, ()
+        if not first and not subscribe and not unsubscribe:
+            return UNCHANGED
+        added, dropped = frozenset(subscribe), frozenset(unsubscribe)
         begins = self._allows_wildcard and (WILDCARD in added or (first and not added))
         ends = self._allows_wildcard and WILDCARD in dropped
         if self._allows_wildcard:
-            added.discard(WILDCARD)
-            dropped.discard(WILDCARD)
+            added -= {WILDCARD}
+            dropped -= {WILDCARD}
         wildcard = begins or (self.wildcard and not ends)
         dropped = (dropped & self.names) - added
         asked = added | dropped if wildcard else added  # a name that stays wanted through the wildcard is answered once more
-        change = Change(asked=frozenset(asked), world=begins, shrank=bool(dropped) or (self.wildcard and not wildcard))
+        change = Change(asked=asked, world=begins, shrank=bool(dropped) or (self.wildcard and not wildcard))
         self._set((self.names | added) - dropped, wildcard=wildcard)
         return change
 
-    def _set(self, names: set[str], *, wildcard: bool) -> None:
+    def _set(self, names: frozenset[str], *, wildcard: bool) -> None:
         if len(names) > MAX_NAMES:
             raise PeerError(f"more than {MAX_NAMES} names of one type are subscribed on one stream")
         self.names = names

@@ -70,9 +70,12 @@ class Audit:
     def __init__(self) -> None:
         self._clusters: dict[str, _Cluster] = {}
 
-    def keep(self, names: Iterable[str]) -> None:
-        """Follows these clusters and forgets all others."""
-        self._clusters = {name: self._clusters.get(name) or _Cluster() for name in names}
+    def follow(self, names: Iterable[str], gone: Iterable[str] = ()) -> None:
+        """Follows these clusters too and forgets those that are gone."""
+        for name in gone:
+            self._clusters.pop(name, None)
+        for name in names:
+            self._clusters.setdefault(name, _Cluster())
 
     def logged(self, name: str, *, error: bool) -> None:
         """The log brought an attempt that reports book."""

@@ -82,7 +82,9 @@ class Collector:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._owners: Mapping[str, Owner] = {}
+        self._owners: dict[str, Owner] = {}
+        self._clusters: dict[str, frozenset[str]] = {}
+        """Clusters of each rollout."""
         self._open: dict[str, _Open] = {}
         self._failed: OrderedDict[str, int] = OrderedDict()
         """Request id -> number of the block that its failure was counted in."""
@@ -91,10 +93,15 @@ class Collector:
         self.entries_total = 0
         self.dropped: dict[str, int] = {}
 
-    def own(self, owners: Mapping[str, Owner]) -> None:
-        """Replaces what is known of whose traffic each cluster carries."""
-        self._owners = owners
-        self._audit.keep(owners.keys())
+    def own(self, rollout: str, owners: Mapping[str, Owner]) -> None:
+        """Replaces what is known of a rollout's clusters; none = it is gone."""
+        gone = self._clusters.pop(rollout, frozenset()) - owners.keys()
+        for name in gone:
+            del self._owners[name]
+        if owners:
+            self._clusters[rollout] = frozenset(owners)
+            self._owners.update(owners)
+        self._audit.follow(owners, gone)
 
     def access_log(self, message: bytes) -> None:
         """One `StreamAccessLogsMessage`. Raises: google.protobuf.message.DecodeError."""
@@ -141,7 +148,7 @@ class Collector:
 
     def gap(self, rollout: str) -> float:
         """The worst part of a rollout's requests that load reports counted and the access log did not bring, lately."""
-        return max((self._audit.gap(name) for name, owner in self._owners.items() if owner.rollout == rollout), default=0.0)
+        return max((self._audit.gap(name) for name in self._clusters.get(rollout, ())), default=0.0)
 
     def _tally(self, rollout: str, identity: str, *, shadow: bool, now: float) -> _Tally:
         block = self._open.get(rollout)

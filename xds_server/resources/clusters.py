@@ -4,7 +4,9 @@ Neighbours: `names` says what they are called, `routes` points at them. What eac
 Source: Envoy 1.40 cluster, circuit breaker and health check protos; composite cluster `envoy.extensions.clusters.composite.v3`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_address
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2 as breaker
@@ -13,10 +15,11 @@ from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, healt
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import percent_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from policies.spec.policy import DnsEndpoints, Fallback, HealthCheck, StaticEndpoints, Variant
 from policies.traffic import Traffic
-from xds_server.core.snapshot import Resource
+from xds_server.core.snapshot import Reference, Resource
 from xds_server.core.types import CDS, EDS
 from xds_server.resources import names
 from xds_server.resources.encoding import delimited, pack, pack_raw, resource, seconds, uint32
@@ -47,14 +50,34 @@ COMPOSITE_TYPE = "envoy.extensions.clusters.composite.v3.ClusterConfig"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def clusters(wish: Traffic) -> Iterator[tuple[str, Resource]]:
-    """(type URL, resource) of every cluster and endpoint set of a rollout."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pods:
+    """All versions of one rollout, warm: what a changed share leaves as it is.
+
+    Attributes:
+        cause: What they were made of.
+        resources: Clusters and endpoint sets. Names begin with `rollout/`: two rollouts never share one.
+    """
+
+    cause: tuple[object, ...]
+    resources: Mapping[Reference, Resource]
+
+
+def pods(wish: Traffic, before: Pods | None = None) -> Pods:
+    """Clusters and endpoints of a rollout; those of `before`, the very same objects, if that is what they would be."""
+    cause = (wish.rollout, wish.where.fallback, wish.stable, tuple(arm.variant for arm in wish.arms), wish.kept)
+    if before is not None and before.cause == cause:
+        return before
+    return Pods(cause=cause, resources={(type_url, each.name): each for type_url, each in _clusters(wish)})
+
+
+def _clusters(wish: Traffic) -> Iterator[tuple[str, Resource]]:
     arms = tuple(arm.variant for arm in names.arms(wish))
     yield from _real(names.cluster(wish.rollout, wish.stable), wish.stable, panic_percent=PANIC_STABLE_PERCENT)
-    seen = {wish.stable.identity}
+    seen = {names.identity(wish.stable)}
     for variant in (*arms, *wish.kept):
-        if variant.identity not in seen:
-            seen.add(variant.identity)
+        if names.identity(variant) not in seen:
+            seen.add(names.identity(variant))
             yield from _real(names.cluster(wish.rollout, variant), variant, panic_percent=0.0)
     for variant in arms:
         yield from _shadow(names.shadow_cluster(wish.rollout, variant), variant)
@@ -102,7 +125,7 @@ def _composite(wish: Traffic, variant: Variant) -> tuple[str, Resource]:
         ),
         circuit_breakers=breaker.CircuitBreakers(thresholds=[limits]),
     )
-    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack(_http_options()))
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_http_options())
     return CDS, resource(name, message, references=tuple((CDS, part) for part in parts))
 
 
@@ -127,18 +150,21 @@ def _base(name: str, variant: Variant, limits: breaker.CircuitBreakers.Threshold
             tcp_keepalive=address_pb2.TcpKeepalive(keepalive_probes=uint32(3), keepalive_time=uint32(10), keepalive_interval=uint32(5))
         ),
     )
-    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack(_http_options()))
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_http_options())
     if variant.health is not None:
         message.health_checks.append(_health_check(variant.health))
     return message
 
 
-def _http_options() -> http_protocol_options_pb2.HttpProtocolOptions:
-    return http_protocol_options_pb2.HttpProtocolOptions(
-        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=seconds(UPSTREAM_IDLE_S)),
-        explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
-            http_protocol_options=protocol_pb2.Http1ProtocolOptions()
-        ),
+@cache
+def _http_options() -> AnyMessage:
+    return pack(
+        http_protocol_options_pb2.HttpProtocolOptions(
+            common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=seconds(UPSTREAM_IDLE_S)),
+            explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
+                http_protocol_options=protocol_pb2.Http1ProtocolOptions()
+            ),
+        )
     )
 
 

@@ -1,9 +1,12 @@
-"""Small helpers around protobuf: packing, durations, and turning a message into a `Resource` whose version is its content.
+"""Small helpers around protobuf: packing, durations, and turning content into a `Resource` whose version is that content.
 
-Source: xDS `Resource.version` belongs to the resource; a hash of deterministic bytes lets replicas agree on it.
+A message that holds many rollouts is kept in pieces: protobuf messages concatenate, and a hash over the pieces' hashes stands for the whole,
+so a changed piece costs itself. Source: protobuf "Encoding"; xDS `Resource.version` belongs to the resource: replicas must agree on it.
 """
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -56,6 +59,40 @@ def boolean(*, value: bool) -> BoolValue:
     return BoolValue(value=value)
 
 
-def resource(name: str, message: Any, *, ttl_s: float | None = None, references: tuple[Reference, ...] = ()) -> Resource:
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One or more whole fields of a serialised message.
+
+    Attributes:
+        digest: Stands for the content: equal for equal content, wherever it was made.
+    """
+
+    body: bytes
+    digest: bytes
+
+
+def piece(message: Any) -> Piece:
+    """The fields of a message that are set."""
     body: bytes = message.SerializeToString(deterministic=True)
-    return Resource(name=name, version=hashlib.sha256(body).hexdigest()[:16], body=body, ttl_s=ttl_s, references=references)
+    return Piece(body, _digest(body))
+
+
+def joined(pieces: Iterable[Piece]) -> Piece:
+    """Pieces of one message, in the order of their field numbers."""
+    listed = tuple(pieces)
+    return Piece(b"".join([each.body for each in listed]), _digest(b"".join([each.digest for each in listed])))
+
+
+def nested(field_number: int, content: Piece) -> Piece:
+    """A piece as the message in one field, field number < 16; the field's number is the only content this adds."""
+    return Piece(delimited(field_number, content.body), content.digest)
+
+
+def resource(name: str, content: Any, *, ttl_s: float | None = None, references: tuple[Reference, ...] = ()) -> Resource:
+    """A resource of a message or of a piece."""
+    whole = content if isinstance(content, Piece) else piece(content)
+    return Resource(name=name, version=whole.digest.hex(), body=whole.body, ttl_s=ttl_s, references=references)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:8]

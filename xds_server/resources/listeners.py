@@ -42,14 +42,14 @@ TAGS = {
 }
 
 
-def listener(proxies: str, spec: Listener, *, als_cluster: str) -> Resource:
+def listener(proxies: str, spec: Listener) -> Resource:
     name = names.route_config(proxies, spec.name)
     manager = hcm.HttpConnectionManager(
         codec_type=hcm.HttpConnectionManager.AUTO,
         stat_prefix=f"{proxies}_{spec.name}",
         rds=hcm.Rds(route_config_name=name, config_source=ads()),
-        http_filters=[hcm.HttpFilter(name=ROUTER, typed_config=pack(_router(als_cluster)))],
-        access_log=[_no_host_log(als_cluster)],
+        http_filters=[hcm.HttpFilter(name=ROUTER, typed_config=pack(_router()))],
+        access_log=[_no_host_log()],
         use_remote_address=boolean(value=True),
         generate_request_id=boolean(value=True),
         normalize_path=boolean(value=True),
@@ -68,23 +68,23 @@ def listener(proxies: str, spec: Listener, *, als_cluster: str) -> Resource:
     return resource(name, message, references=((RDS, name),))
 
 
-def _router(als_cluster: str) -> router_pb2.Router:
-    return router_pb2.Router(upstream_log=[accesslog_pb2.AccessLog(name=GRPC_LOGGER, typed_config=pack(_logger(als_cluster)))])
+def _router() -> router_pb2.Router:
+    return router_pb2.Router(upstream_log=[accesslog_pb2.AccessLog(name=GRPC_LOGGER, typed_config=pack(_logger()))])
 
 
-def _no_host_log(als_cluster: str) -> accesslog_pb2.AccessLog:
+def _no_host_log() -> accesslog_pb2.AccessLog:
     return accesslog_pb2.AccessLog(
         name=GRPC_LOGGER,
         filter=accesslog_pb2.AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=NO_HOST_FLAGS)),
-        typed_config=pack(_logger(als_cluster)),
+        typed_config=pack(_logger()),
     )
 
 
-def _logger(als_cluster: str) -> als_pb2.HttpGrpcAccessLogConfig:
+def _logger() -> als_pb2.HttpGrpcAccessLogConfig:
     return als_pb2.HttpGrpcAccessLogConfig(
         common_config=als_pb2.CommonGrpcAccessLogConfig(
             log_name=names.ACCESS_LOG,
-            grpc_service=grpc_service_pb2.GrpcService(envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=als_cluster)),
+            grpc_service=grpc_service_pb2.GrpcService(envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=names.XDS_CLUSTER)),
             transport_api_version=config_source_pb2.ApiVersion.V3,
             buffer_flush_interval=seconds(FLUSH_S),
             buffer_size_bytes=uint32(BUFFER_BYTES),

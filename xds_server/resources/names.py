@@ -7,6 +7,7 @@ can never meet under one name. `envoy` builds resources under these names; `xds_
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from policies.spec.policy import Assignment, Fallback, Variant
@@ -47,19 +48,25 @@ class Owner:
     timeout_s: float = 0.0
 
 
+@lru_cache(maxsize=16_384)
+def identity(variant: Variant) -> str:
+    """`Variant.identity`, remembered: it is asked for dozens of times per rollout and hashes JSON."""
+    return variant.identity
+
+
 def cluster(rollout: str, variant: Variant) -> str:
     """The real cluster of a variant: its pods, for users' requests."""
-    return f"{rollout}/{variant.identity}"
+    return f"{rollout}/{identity(variant)}"
 
 
 def shadow_cluster(rollout: str, variant: Variant) -> str:
     """The same pods for mirrored copies, with limits and counters of their own."""
-    return f"{rollout}/{variant.identity}.shadow"
+    return f"{rollout}/{identity(variant)}.shadow"
 
 
 def composite_cluster(rollout: str, variant: Variant) -> str:
     """The candidate first, stable when it cannot be reached."""
-    return f"{rollout}/{variant.identity}+fallback"
+    return f"{rollout}/{identity(variant)}+fallback"
 
 
 def routed_cluster(wish: Traffic, variant: Variant) -> str:
@@ -88,7 +95,7 @@ def weight_key(wish: Traffic, routed: str) -> str:
 
 def mirror_key(wish: Traffic, variant: Variant) -> str:
     """Runtime key of the share of requests that an arm gets a copy of."""
-    return f"crossfade.mirror.{wish.rollout}.{wish.generation}.{variant.identity}"
+    return f"crossfade.mirror.{wish.rollout}.{wish.generation}.{identity(variant)}"
 
 
 def layer_of(rollout: str) -> str:
@@ -108,7 +115,7 @@ def salted(value: str, rollout: str, assignment: Assignment) -> str:
 
 def arms(wish: Traffic) -> tuple[Arm, ...]:
     """Arms that differ from stable: a version beside itself is one cluster and nothing to choose."""
-    return tuple(arm for arm in wish.arms if arm.variant.identity != wish.stable.identity)
+    return tuple(arm for arm in wish.arms if identity(arm.variant) != identity(wish.stable))
 
 
 def owners(wishes: Iterable[Traffic]) -> Mapping[str, Owner]:
@@ -117,11 +124,11 @@ def owners(wishes: Iterable[Traffic]) -> Mapping[str, Owner]:
     for wish in wishes:
         rollout, timeout_s = wish.rollout, wish.where.timeout_s
         for variant in (wish.stable, *(arm.variant for arm in arms(wish)), *wish.kept):
-            found[cluster(rollout, variant)] = Owner(rollout=rollout, identity=variant.identity, audience="users", timeout_s=timeout_s)
+            found[cluster(rollout, variant)] = Owner(rollout=rollout, identity=identity(variant), audience="users", timeout_s=timeout_s)
         for variant in (arm.variant for arm in arms(wish)):
             name = shadow_cluster(rollout, variant)
-            found[name] = Owner(rollout=rollout, identity=variant.identity, audience="shadow", timeout_s=timeout_s)
+            found[name] = Owner(rollout=rollout, identity=identity(variant), audience="shadow", timeout_s=timeout_s)
             if wish.where.fallback is not Fallback.NONE:
                 name = composite_cluster(rollout, variant)
-                found[name] = Owner(rollout=rollout, identity=variant.identity, audience="users", composite=True, timeout_s=timeout_s)
+                found[name] = Owner(rollout=rollout, identity=identity(variant), audience="users", composite=True, timeout_s=timeout_s)
     return found

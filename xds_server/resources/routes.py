@@ -5,8 +5,13 @@ silent. A proxy without our runtime layers gets the shares written into the rout
 Neighbours: `names`, `clusters`, `listeners`. Source: Envoy `route_components.proto`, `weighted_cluster_specifier.cc`, `hash_policy.cc`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
+from typing import TypeVar
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2 as pb
@@ -14,15 +19,22 @@ from envoy.config.route.v3 import route_pb2
 from envoy.type.matcher.v3 import regex_pb2
 from envoy.type.v3 import percent_pb2
 
-from policies.spec.policy import Fallback, Match
+from policies.spec.policy import Fallback
 from policies.traffic import Arm, Traffic
 from policies.weights import TOTAL, weights
-from xds_server.core.snapshot import Resource
+from xds_server.core.snapshot import Reference, Resource
 from xds_server.core.types import CDS
 from xds_server.resources import names
-from xds_server.resources.encoding import boolean, pack_raw, resource, seconds, uint32
+from xds_server.resources.encoding import Piece, boolean, joined, nested, pack_raw, piece, resource, seconds, uint32
 
 ANY_HOST = "*"
+
+HOSTS_FIELD = route_pb2.RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER
+ROUTES_FIELD = pb.VirtualHost.ROUTES_FIELD_NUMBER
+
+_order = attrgetter("order")
+
+V = TypeVar("V")
 
 SHADOW_HEADER = "x-crossfade-shadow"
 """Set on mirrored copies, so that a pod with side effects can tell them from users' requests."""
@@ -36,46 +48,137 @@ RETRY_ON = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """One match of one rollout."""
+class Route:
+    """One route of one rollout, ready to be placed among the others under its host pattern.
 
-    match: Match
-    wish: Traffic
+    Attributes:
+        order: Order of trial, unique under a pattern: the longest prefix first, then by name.
+    """
 
-    @property
-    def host(self) -> str:
-        return self.match.host.lower()
-
-
-def route_configuration(name: str, wishes: Sequence[Traffic], *, leased: bool) -> Resource:
-    """The routes of one listener, the same whatever the order of the wishes."""
-    places = [_Place(match, wish) for wish in wishes for match in wish.where.match]
-    message = route_pb2.RouteConfiguration(name=name, ignore_port_in_host_matching=True)
-    needed: set[str] = set()
-    for host in sorted({place.host for place in places}):
-        reachable = sorted((place for place in places if covers(place.host, host)), key=_precedence)
-        virtual = message.virtual_hosts.add(name=host, domains=[host])
-        for place in reachable:
-            virtual.routes.append(_route(place, leased=leased))
-    for wish in wishes:
-        needed |= set(_lanes(wish))
-        needed |= {names.shadow_cluster(wish.rollout, arm.variant) for arm in names.arms(wish)}
-    return resource(name, message, references=tuple((CDS, cluster) for cluster in sorted(needed)))
+    rollout: str
+    order: tuple[int, str, int]
+    piece: Piece
 
 
-def covers(pattern: str, host: str) -> bool:
-    """Whether requests for `host` (itself maybe a pattern) fall under a pattern: `*`, `*.example.com` or the same."""
-    return pattern in {ANY_HOST, host} or (pattern.startswith("*.") and host.endswith(pattern[1:]))
+@dataclass(frozen=True, slots=True)
+class RolloutRoutes:
+    """Everything one rollout has in its listener's route configuration.
+
+    Attributes:
+        under: By host pattern, lower case.
+        needs: Every cluster they name.
+    """
+
+    under: Mapping[str, tuple[Route, ...]]
+    needs: tuple[Reference, ...]
 
 
-def _precedence(place: _Place) -> tuple[bool, bool, int, int, str]:
-    """Order of trial: the most particular host, then the longest prefix, then the name."""
-    host = place.host
-    return host == ANY_HOST, host.startswith("*"), -len(host), -len(place.match.path_prefix), place.wish.rollout
+NO_ROUTES = RolloutRoutes({}, ())
 
 
-def _route(place: _Place, *, leased: bool) -> pb.Route:
-    wish = place.wish
+def replaced(whole: Mapping[str, V], edits: Mapping[str, V | None]) -> dict[str, V]:
+    """A copy with the edits made; None takes an entry out."""
+    copy = dict(whole)
+    for key, value in edits.items():
+        if value is None:
+            copy.pop(key, None)
+        else:
+            copy[key] = value
+    return copy
+
+
+def rollout_routes(wish: Traffic, *, leased: bool) -> RolloutRoutes:
+    action = _action(wish, leased=leased)
+    under: dict[str, tuple[Route, ...]] = {}
+    for place, match in enumerate(wish.where.match):
+        message = pb.Route(name=wish.rollout, match=pb.RouteMatch(prefix=match.path_prefix), route=action)
+        route = Route(wish.rollout, (-len(match.path_prefix), wish.rollout, place), nested(ROUTES_FIELD, piece(message)))
+        under[match.host.lower()] = (*under.get(match.host.lower(), ()), route)
+    shadows = (names.shadow_cluster(wish.rollout, arm.variant) for arm in names.arms(wish))
+    return RolloutRoutes(under, tuple((CDS, cluster) for cluster in (*_lanes(wish), *shadows)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteTable:
+    """The routes of one listener in pieces: a changed rollout costs the hosts it can be reached at.
+
+    Attributes:
+        name: Of the route configuration.
+        rollouts: Whose routes are here.
+        patterns: Host pattern -> the routes that were asked for under it, in order of trial.
+        hosts: Every host pattern as a virtual host of the serialised configuration; a dictionary, so no domain is there twice.
+        resource: The whole of it.
+    """
+
+    name: str
+    rollouts: Mapping[str, RolloutRoutes] = field(default_factory=dict)
+    patterns: Mapping[str, tuple[Route, ...]] = field(default_factory=dict)
+    hosts: Mapping[str, Piece] = field(default_factory=dict)
+    resource: Resource
+
+    @classmethod
+    def empty(cls, name: str) -> "RouteTable":
+        return cls(name=name, resource=_configuration(name, {}, {}))
+
+    def edited(self, edits: Mapping[str, RolloutRoutes | None]) -> "RouteTable":
+        """The table with other routes of some rollouts, None for none; itself if they are what it has already."""
+        edits = {rollout: routes for rollout, routes in edits.items() if routes != self.rollouts.get(rollout)}
+        if not edits:
+            return self
+        rollouts = replaced(self.rollouts, edits)
+        rebuilt = self._rebuilt(edits)
+        patterns = replaced(self.patterns, rebuilt)
+        hosts = replaced(self.hosts, {host: _virtual_host(host, patterns) for host in _covered(rebuilt, patterns)})
+        return RouteTable(
+            name=self.name, rollouts=rollouts, patterns=patterns, hosts=hosts, resource=_configuration(self.name, rollouts, hosts)
+        )
+
+    def _rebuilt(self, edits: Mapping[str, RolloutRoutes | None]) -> dict[str, tuple[Route, ...] | None]:
+        """The patterns that an edit adds to or takes from; None where nothing is left."""
+        fresh: defaultdict[str, list[Route]] = defaultdict(list)
+        for rollout, routes in edits.items():
+            before = self.rollouts.get(rollout)
+            for pattern in before.under if before else ():
+                fresh[pattern] += ()
+            for pattern, listed in routes.under.items() if routes else ():
+                fresh[pattern] += listed
+        rebuilt: dict[str, tuple[Route, ...] | None] = {}
+        for pattern, added in fresh.items():
+            stay = [route for route in self.patterns.get(pattern, ()) if route.rollout not in edits]
+            rebuilt[pattern] = tuple(sorted(stay + added, key=_order)) or None
+        return rebuilt
+
+
+@lru_cache(maxsize=65_536)
+def covering(host: str) -> tuple[str, ...]:
+    """Every pattern that requests for a host (itself maybe a pattern) fall under, the most particular first: itself, `*.example.com`, `*`."""
+    endings = (f"*{host[place:]}" for place, letter in enumerate(host) if letter == ".")
+    return tuple(dict.fromkeys((host, *endings, ANY_HOST)))
+
+
+def _covered(touched: Mapping[str, object], patterns: Mapping[str, object]) -> list[str]:
+    """The hosts whose routes depend on one of the touched patterns."""
+    wild = {pattern for pattern in touched if pattern.startswith("*")}
+    below = (host for host in patterns if not wild.isdisjoint(covering(host))) if wild else ()
+    return sorted({*touched, *below})
+
+
+def _virtual_host(host: str, patterns: Mapping[str, tuple[Route, ...]]) -> Piece | None:
+    """The host with all routes it can be reached by; None if nobody asks for it any longer."""
+    if host not in patterns:
+        return None
+    head = piece(pb.VirtualHost(name=host, domains=[host]))
+    routes = (route.piece for pattern in covering(host) for route in patterns.get(pattern, ()))
+    return nested(HOSTS_FIELD, joined((head, *routes)))
+
+
+def _configuration(name: str, rollouts: Mapping[str, RolloutRoutes], hosts: Mapping[str, Piece]) -> Resource:
+    first, last = piece(route_pb2.RouteConfiguration(name=name)), piece(route_pb2.RouteConfiguration(ignore_port_in_host_matching=True))
+    needs = chain.from_iterable([rollouts[rollout].needs for rollout in sorted(rollouts)])
+    return resource(name, joined((first, *map(hosts.__getitem__, sorted(hosts)), last)), references=tuple(needs))
+
+
+def _action(wish: Traffic, *, leased: bool) -> pb.RouteAction:
     action = pb.RouteAction(
         weighted_clusters=_weighted(wish, leased=leased),
         timeout=seconds(wish.where.timeout_s),
@@ -88,7 +191,7 @@ def _route(place: _Place, *, leased: bool) -> pb.Route:
     retries = RETRY_ON.get(wish.where.fallback)
     if retries is not None:
         action.retry_policy.CopyFrom(_retry_policy(retries))
-    return pb.Route(name=wish.rollout, match=pb.RouteMatch(prefix=place.match.path_prefix), route=action)
+    return action
 
 
 def _lanes(wish: Traffic) -> tuple[str, ...]:
@@ -97,7 +200,7 @@ def _lanes(wish: Traffic) -> tuple[str, ...]:
 
 def lane_weights(wish: Traffic) -> dict[str, int]:
     """Weight of each cluster a route names, stable first; their sum never changes."""
-    parts = weights({arm.variant.identity: arm.share_bp for arm in names.arms(wish)})
+    parts = weights({names.identity(arm.variant): arm.share_bp for arm in names.arms(wish)})
     return dict(zip(_lanes(wish), parts.values(), strict=True))
 
 

@@ -9,8 +9,8 @@ from policies.rollout import Commanded, Notify, Record, Step, Verb
 from xds_server.core.types import short
 from xds_server.errors import StoreError
 from xds_server.runtime.conductor import RECORD
-from xds_server.services.ads import ProxyStatus
 from xds_server.services.control import LATER_VERBS, VERBS, ActError, Fault, Health, JsonObject
+from xds_server.services.proxies import ProxyStatus
 
 if TYPE_CHECKING:
     from xds_server.runtime.server import Server
@@ -55,15 +55,18 @@ class RuntimeControl:
                 "peer": each.peer,
                 "group": None,
                 "variant": None,
+                "service": None,
                 "leased": False,
                 "connected_since": report.rfc3339(each.at),
                 "sync": "ERROR",
                 "types": [],
                 "refused": each.message,
+                "times": each.times,
             }
             for each in self._server.hub.refused()
         ]
-        return [_proxy(status) for status in self._server.hub.proxies()] + refused
+        now = self._server.hub.clock()
+        return [_proxy(status, now) for status in self._server.hub.proxies()] + refused
 
     def groups(self) -> list[JsonObject]:
         return [
@@ -71,6 +74,7 @@ class RuntimeControl:
                 "name": group.name,
                 "select": {"cluster": group.select.cluster, "node_id": group.select.node_id, "metadata": dict(group.select.metadata)},
                 "listeners": [{"name": each.name, "address": each.address, "port": each.port} for each in group.listeners],
+                "rejected": self._server.world.rejected_listeners(group.name),
             }
             for group in self._server.documents.loaded.proxies
         ]
@@ -143,7 +147,7 @@ class RuntimeControl:
         return {"rollout": name, "decision": "none", "because": explain.sentence(step.state.because), "at": report.rfc3339(time.time())}
 
 
-def _proxy(status: ProxyStatus) -> JsonObject:
+def _proxy(status: ProxyStatus, now: float) -> JsonObject:
     states = [progress.state.value for progress in status.types]
     worst = next((state for state in ("ERROR", "STALE", "NOT_SENT") if state in states), "SYNCED" if states else "NOT_SENT")
     return {
@@ -153,6 +157,7 @@ def _proxy(status: ProxyStatus) -> JsonObject:
         "peer": status.peer,
         "group": status.key.rsplit("/", 1)[0],
         "variant": status.variant.value,
+        "service": status.service,
         "leased": status.key.endswith("/leased"),
         "connected_since": report.rfc3339(status.connected_since),
         "sync": worst,
@@ -162,9 +167,11 @@ def _proxy(status: ProxyStatus) -> JsonObject:
                 "sync": progress.state.value,
                 "sent": progress.sent_version,
                 "acked": progress.acked_version,
+                "acked_age_s": None if progress.acked_at is None else round(max(0.0, now - progress.acked_at), 3),
                 "words": progress.error,
             }
             for progress in status.types
         ],
         "refused": None,
+        "times": None,
     }

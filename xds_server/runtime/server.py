@@ -9,7 +9,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -29,8 +29,11 @@ from xds_server.runtime.control import RuntimeControl
 from xds_server.runtime.documents import Documents
 from xds_server.runtime.world import World
 from xds_server.services import http_api
-from xds_server.services.ads import AdsHub, NodeInfo, ProxyEvent, Refusal, Refused
+from xds_server.services.ads import AdsHub
+from xds_server.services.client_status import ClientStatus
+from xds_server.services.messages import NodeInfo
 from xds_server.services.metrics import Metrics
+from xds_server.services.proxies import ProxyEvent, Refusal, Refused
 from xds_server.services.telemetry import telemetry_methods
 
 log = structlog.get_logger()
@@ -42,6 +45,12 @@ TICK_S = 0.5
 PROBE_S = 1.0
 CHECKPOINT_S = 1.0
 HEARTBEAT_S = 0.2
+
+TRIAL_S = 0.1
+"""How often a running trial of a change is looked at [s]."""
+
+STEADY = "_steady"
+"""Name in the store of what the fleet has where that is not the newest: a crash in the middle of a trial must not ship it to everybody."""
 
 GOOD_TEXTS = "_policies"
 """Name in the store of the policy files in force: a file that is broken at the next start has its last good text."""
@@ -55,8 +64,9 @@ class Server:
         self.store = store
         self.metrics = Metrics()
         self.collector = Collector(clock=time.time)
-        self.hub = AdsHub(select=self._select, events=self._proxy_event, clock=time.time)
-        self.world = World(self.hub, own=self.collector.own, complain=self._complain)
+        self.hub = AdsHub(select=self._select, events=self._proxy_event, clock=time.time, defer=_next_turn)
+        self.stirred = asyncio.Event()
+        self.world = World(self.hub, own=self.collector.own, stir=self.stirred.set)
         self.conductor = Conductor(
             store=store,
             world=self.world,
@@ -74,6 +84,8 @@ class Server:
         self.beats: dict[tuple[str, str], float] = {}
         self.held: frozenset[str] = frozenset()
         self.reverting_since: dict[str, float] = {}
+        self.heard: set[str] = set()
+        """Snapshot keys with events that the rollouts have not been told of."""
 
     def exposition(self) -> bytes:
         """All metrics, as of now."""
@@ -95,6 +107,7 @@ class Server:
     def methods(self) -> tuple[Method, ...]:
         return (
             *self.hub.methods(),
+            *ClientStatus(self.hub.proxies, self.hub.clock).methods(),
             *telemetry_methods(access_log=self.collector.access_log, load_report=self.collector.load_report),
         )
 
@@ -102,6 +115,7 @@ class Server:
         """Loads what was, reads the policies and renders the first snapshots."""
         await self.conductor.load()
         self.documents.remember(self.conductor.kept.get(GOOD_TEXTS, b""))
+        self.world.restore(self.conductor.kept.get(STEADY, b""))
         await self.take_policies(await self.directory.read())
         self.hub.ready()
         self.ready = True
@@ -123,6 +137,24 @@ class Server:
         async for texts in self.directory.changes():
             await self.take_policies(texts)
 
+    async def trial_loop(self) -> None:
+        """Changes of structure, step by step; what could be lost with this process is remembered before each."""
+        while True:
+            await self.stirred.wait()
+            note = await self._remember_steady()
+            if note == self.world.note():
+                self.world.advance()
+                note = await self._remember_steady()
+            if not self.world.trying and self.conductor.kept.get(STEADY, b"") == note:
+                self.stirred.clear()
+            await asyncio.sleep(TRIAL_S)
+
+    async def _remember_steady(self) -> bytes:
+        note = self.world.note()
+        if note != self.conductor.kept.get(STEADY, b""):
+            await self.conductor.keep(STEADY, note)
+        return note
+
     async def evidence_loop(self) -> None:
         while True:
             await asyncio.sleep(BLOCK_S)
@@ -135,6 +167,7 @@ class Server:
             planned = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag(max(0.0, time.monotonic() - planned))
+            self.world.look_again()
             for name, entry in self.conductor.entries.items():
                 self._deliver(name)
                 if entry.state.mode in {Mode.STEP, Mode.BAKING}:
@@ -157,6 +190,7 @@ class Server:
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             await self.conductor.checkpoint()
+            self.hub.tick()
 
     async def lease_loop(self) -> None:
         """Keeps every held lease alive, as long as what we decide can also be remembered."""
@@ -183,9 +217,17 @@ class Server:
 
     def _proxy_event(self, event: ProxyEvent) -> None:
         self.metrics.proxy_event(event)
+        self.world.heard(event)
         if not isinstance(event, Refused):
-            for name in self.world.rollouts_of(event.key):
-                self._deliver(name)
+            if not self.heard:
+                _next_turn(self._deliver_heard)
+            self.heard.add(event.key)
+
+    def _deliver_heard(self) -> None:
+        """Once for all events of a turn of the loop: a push to a thousand proxies comes back as a thousand ACKs."""
+        keys, self.heard = self.heard, set()
+        for name in {name for key in keys for name in self.world.awaited(key)}:
+            self._deliver(name)
 
     def _deliver(self, name: str) -> None:
         entry = self.conductor.entries.get(name)
@@ -216,8 +258,9 @@ class Server:
             else:
                 log.info("policies.readable")
 
-    def _complain(self, group: str, faults: tuple[str, ...]) -> None:
-        log.error("snapshot.inconsistent", group=group, faults=faults[:5])
+
+def _next_turn(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(call)
 
 
 async def serve(config: ServeConfig) -> int:
@@ -260,6 +303,7 @@ async def _until_stopped(server: Server, api: "web.Api") -> None:
             for name, work in (
                 ("conductor", server.conductor.run()),
                 ("policies", server.policies_loop()),
+                ("trials", server.trial_loop()),
                 ("evidence", server.evidence_loop()),
                 ("ticks", server.tick_loop()),
                 ("probes", server.probe_loop()),

@@ -1,54 +1,57 @@
-"""What all proxies should see: every rollout's wish and every group's listeners, rendered into one snapshot per group.
+"""What all proxies should see: every rollout's wish and every group's listeners, and who asks for what.
 
 A group has two views: `leased` for Envoys whose bootstrap has our runtime layers (the share is an overlay that dies with us) and `plain` for
-all others (the same weights in the routes, no lease). Publishing never blocks: `AdsHub` fans out, and says what was ACKed.
+all others (the same weights in the routes, no lease). Publishing never blocks: `AdsHub` fans out, and says what was ACKed. How a change of
+structure reaches the proxies of one group is told in `group`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+
+from pydantic import TypeAdapter
 
 from policies.rollout import Delivery
 from policies.spec.policy import ProxiesPolicy, Select
 from policies.traffic import Traffic
-from xds_server.core.snapshot import Snapshot
 from xds_server.core.types import RTDS
-from xds_server.resources.envoy import render
-from xds_server.resources.names import LAYERS, Owner, layer_of, owners
-from xds_server.services.ads import AdsHub, NodeInfo, Refusal
+from xds_server.resources.names import LAYERS, Owner, layer_of
+from xds_server.runtime.group import DOCUMENT, LEASED, PLAIN, Group, Kept, key_of, trial_key
+from xds_server.services.ads import AdsHub
+from xds_server.services.messages import NodeInfo
+from xds_server.services.proxies import ProxyEvent, Refusal, Refused
 
-LEASED, PLAIN = "leased", "plain"
-VIEWS = (LEASED, PLAIN)
-
-
-def key_of(group: str, view: str) -> str:
-    """The snapshot key of one view of a group."""
-    return f"{group}/{view}"
-
-
-@dataclass(slots=True)
-class _Group:
-    proxies: ProxiesPolicy
-    serial: int = 0
-    wishes: dict[str, Traffic] = field(default_factory=dict)
-    since: dict[str, tuple[int, int, float]] = field(default_factory=dict)
-    """Rollout -> (its publication, the first serial that has it, when that was published)."""
+_KEPT: TypeAdapter[dict[str, Kept]] = TypeAdapter(dict[str, Kept])
 
 
 class World:
-    """All groups; changes are collected and go out with `flush`."""
+    """All groups; changes are collected and go out with `flush`, changes of structure with `advance`."""
 
-    def __init__(self, hub: AdsHub, own: Callable[[Mapping[str, Owner]], None], complain: Callable[[str, tuple[str, ...]], None]) -> None:
+    def __init__(self, hub: AdsHub, own: Callable[[str, Mapping[str, Owner]], None], stir: Callable[[], None] = lambda: None) -> None:
         """Args:
-        own: Is told which cluster belongs to which rollout and version, for the attribution of evidence.
-        complain: Is told the group and the faults of a snapshot that was not published.
+        own: Is told which clusters belong to a rollout and to which of its versions, for the attribution of evidence.
+        stir: Is told that `note` or `advance` may have something to do.
         """
         self._hub = hub
         self._own = own
-        self._complain = complain
-        self._groups: dict[str, _Group] = {}
+        self._stir = stir
+        self._groups: dict[str, Group] = {}
         self._wishes: dict[str, Traffic] = {}
         self._changed: set[str] = set()
+        self._kept: dict[str, Kept] = {}
+        self._noted: tuple[tuple[tuple[str, int], ...], bytes] = ((), b"")
+
+    def restore(self, note: bytes) -> None:
+        """Takes over the `note` of an earlier process: what it had on trial is tried again and not taken for good."""
+        if note:
+            self._kept = _KEPT.validate_json(note)
+
+    def note(self) -> bytes:
+        """What must be remembered before a trial goes on: what the fleet has where that is not the newest."""
+        at = self._revisions()
+        if self._noted[0] != at:
+            kept = {name: group.kept() for name, group in sorted(self._groups.items()) if group.staging.behind}
+            self._noted = at, _KEPT.dump_json(kept) if kept else b""
+        return self._noted[1]
 
     def select(self, node: NodeInfo) -> str | Refusal:
         """The snapshot key for a proxy, or why there is none."""
@@ -64,14 +67,15 @@ class World:
     def set_proxies(self, documents: Iterable[ProxiesPolicy]) -> None:
         wanted = {document.name: document for document in documents}
         for name in self._groups.keys() - wanted.keys():
-            del self._groups[name]
-            for view in VIEWS:
-                self._hub.withdraw(key_of(name, view))
+            for key in self._groups.pop(name).snapshot_keys():
+                self._hub.withdraw(key)
         for name, document in wanted.items():
-            group = self._groups.setdefault(name, _Group(proxies=document))
-            if group.serial == 0 or group.proxies != document:
-                group.proxies = document
-                self._changed.add(name)
+            group = self._groups.get(name)
+            if group is None:
+                self._groups[name] = Group(document, self._hub, own=self._own, kept=self._kept.pop(name, None))
+            else:
+                group.edit(document)
+            self._changed.add(name)
         for wish in self._wishes.values():
             self._place(wish)
         self._hub.reselect()
@@ -92,80 +96,98 @@ class World:
         return self._wishes.get(rollout)
 
     def flush(self) -> None:
-        """Renders and publishes every group that changed since the last call."""
+        """Renders and publishes every group that changed since the last call; what needs a trial waits for `advance`."""
         if not self._changed:
             return
-        changed, self._changed = self._changed, set()
-        self._own(owners(tuple(self._wishes.values())))
+        changed, self._changed, before = self._changed, set(), self._noted[0]
         for name in sorted(changed & self._groups.keys()):
-            self._render(name, self._groups[name])
+            self._groups[name].flush()
+        if self._revisions() != before:
+            self._stir()
+
+    def advance(self) -> None:
+        """Begins, widens and ends trials where it is time to."""
+        for group in self._groups.values():
+            if group.trying:
+                group.advance()
+
+    @property
+    def trying(self) -> bool:
+        """Whether `advance` is to be called again soon."""
+        return any(group.trying for group in self._groups.values())
+
+    def heard(self, event: ProxyEvent) -> None:
+        """Something happened at a proxy."""
+        group = None if isinstance(event, Refused) else self._groups.get(_name_of(event.key))
+        if group is not None:
+            group.heard(event)
+            if group.trying:
+                self._stir()
+
+    def look_again(self) -> None:
+        """What was asked of the proxies is asked anew: not everything that changes at them is an event."""
+        for group in self._groups.values():
+            group.look_again()
 
     def delivery(self, rollout: str) -> tuple[int, Delivery] | None:
         """(publication, what the proxies have of it), or None before its first snapshot."""
-        wish = self._wishes.get(rollout)
-        group = self._groups.get(wish.where.proxies) if wish else None
-        if group is None or rollout not in group.since:
-            return None
-        publication, serial, _ = group.since[rollout]
-        views = [self._hub.sync_state(key_of(group.proxies.name, view), serial) for view in VIEWS]
-        selected, acked = sum(view.selected for view in views), sum(view.acked for view in views)
-        if acked >= selected:  # whatever a proxy still rejects came after this rollout's wish and is another's
-            return publication, Delivery(selected=selected, acked=acked)
-        return publication, Delivery(
-            selected=selected,
-            acked=acked,
-            rejected=sum(view.rejected for view in views),
-            words=next((view.words for view in views if view.words), ""),
-        )
+        group = self._group_of(rollout)
+        return group.delivery(rollout) if group is not None else None
 
     def published_at(self, rollout: str) -> float | None:
         """When the rollout's current publication was sent [s since the epoch]."""
-        wish = self._wishes.get(rollout)
-        group = self._groups.get(wish.where.proxies) if wish else None
-        return group.since[rollout][2] if group is not None and rollout in group.since else None
+        group = self._group_of(rollout)
+        return group.published_at(rollout) if group is not None else None
 
-    def rollouts_of(self, key: str) -> tuple[str, ...]:
-        group = self._groups.get(key.rsplit("/", 1)[0])
-        return tuple(group.wishes) if group else ()
+    def awaited(self, key: str) -> tuple[str, ...]:
+        """Rollouts of a snapshot key that not all proxies had when `delivery` was last asked."""
+        group = self._groups.get(_name_of(key))
+        return tuple(group.awaited) if group else ()
+
+    def rejected_listeners(self, group: str) -> str:
+        """Why the listeners of a group's document are not in force, "" if they are or may yet be."""
+        found = self._groups.get(group)
+        return found.staging.convicted.get(DOCUMENT, "") if found is not None else ""
 
     def leases(self) -> dict[tuple[str, str], tuple[float, tuple[str, ...]]]:
         """(group, layer) -> (smallest ttl [s], rollouts) of every layer that holds a share or a mirror."""
         held: dict[tuple[str, str], tuple[float, tuple[str, ...]]] = {}
-        for wish in self._wishes.values():
-            if any(arm.share_bp or arm.shadow_bp for arm in wish.arms):
-                place = (wish.where.proxies, layer_of(wish.rollout))
-                ttl_s, rollouts = held.get(place, (wish.lease.ttl_s, ()))
-                held[place] = (min(ttl_s, wish.lease.ttl_s), (*rollouts, wish.rollout))
+        for group in self._groups.values():
+            for rollout, wish in group.newest.items():
+                if _has_shares(wish) or _has_shares(group.steady.get(rollout, wish)):
+                    place = (wish.where.proxies, layer_of(rollout))
+                    ttl_s, rollouts = held.get(place, (wish.lease.ttl_s, ()))
+                    held[place] = (min(ttl_s, wish.lease.ttl_s), (*rollouts, rollout))
         return held
 
     def heartbeat(self, group: str, layer: str) -> None:
-        self._hub.heartbeat(key_of(group, LEASED), RTDS, (layer,))
+        for key in (key_of(group, LEASED), trial_key(group, LEASED)):
+            self._hub.heartbeat(key, RTDS, (layer,))
+
+    def _group_of(self, rollout: str) -> Group | None:
+        wish = self._wishes.get(rollout)
+        return self._groups.get(wish.where.proxies) if wish is not None else None
 
     def _place(self, wish: Traffic) -> None:
         group = self._groups.get(wish.where.proxies)
-        if group is not None and group.wishes.get(wish.rollout) != wish:
-            group.wishes[wish.rollout] = wish
+        if group is not None and group.place(wish):
             self._changed.add(wish.where.proxies)
 
     def _take_out(self, wish: Traffic) -> None:
         group = self._groups.get(wish.where.proxies)
-        if group is not None and group.wishes.pop(wish.rollout, None) is not None:
-            group.since.pop(wish.rollout, None)
+        if group is not None and group.take_out(wish.rollout):
             self._changed.add(wish.where.proxies)
 
-    def _render(self, name: str, group: _Group) -> None:
-        group.serial += 1
-        wishes = tuple(group.wishes[rollout] for rollout in sorted(group.wishes))
-        for view in VIEWS:
-            snapshot = Snapshot(serial=group.serial, resources=render(group.proxies, wishes, leased=view == LEASED))
-            faults = snapshot.check()
-            if faults:
-                self._complain(name, faults)
-                return
-            self._hub.publish(key_of(name, view), snapshot)
-        for wish in wishes:
-            if group.since.get(wish.rollout, (-1, 0, 0.0))[0] != wish.publication:
-                group.since[wish.rollout] = (wish.publication, group.serial, self._hub.clock())
+    def _revisions(self) -> tuple[tuple[str, int], ...]:
+        return tuple((name, group.staging.revision) for name, group in self._groups.items())
+
+
+def _name_of(key: str) -> str:
+    return key.rsplit("/", 1)[0]
+
+
+def _has_shares(wish: Traffic) -> bool:
+    return any(arm.share_bp or arm.shadow_bp for arm in wish.arms)
 
 
 def _has_layers(node: NodeInfo) -> bool:

@@ -1,223 +1,80 @@
 """Discovery services: one hub that knows every proxy, what its group's world is, and how far the proxy is.
 
-The hub is driven by calls only and never blocks: `publish` offers a snapshot to every stream of its group and returns; a proxy that is
-slow or silent holds one unanswered response per type and nothing else. Who may see which world is the caller's decision (`select`).
+The hub is driven by calls only and never blocks: `publish` offers a snapshot to the streams of its world, many at once and the rest in the
+next turns of the loop; a proxy that is slow or silent holds one unanswered response per type and nothing else. New proxies are let in a few
+per turn, those known from before first, so that a fleet that comes back at once does not hold up those that are already served.
 
-Neighbours: `xds_server.core.stream` decides what to send, `messages` translates, a transport (`core.transport`) carries; the runtime
-publishes and listens to events.
+Neighbours: `xds_server.core.stream` decides what to send, `messages` translates, a transport (`core.transport`) carries; `proxies` has the
+events and values; the runtime says who sees which world (`select`, `assign`), publishes and listens.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
+from zlib import crc32
 
 import structlog
 
-from xds_server.core.facts import Acked as AckedFact
-from xds_server.core.facts import Fact, Response, Variant
+from xds_server.core.facts import Fact, Variant
 from xds_server.core.facts import Nacked as NackedFact
 from xds_server.core.snapshot import Snapshot
-from xds_server.core.stream import AdsStream, Progress
 from xds_server.core.transport import Method, Outlet, Status
 from xds_server.core.types import RTDS, TYPES, short
-from xds_server.errors import PeerError
-from xds_server.services.messages import NodeInfo, decode, encode
+from xds_server.services.messages import NodeInfo
+from xds_server.services.proxies import (
+    Acked,
+    Connected,
+    Disconnected,
+    Member,
+    Nacked,
+    ProxyEvent,
+    ProxyStatus,
+    Refusal,
+    Refused,
+    RefusedProxy,
+    Sync,
+)
+from xds_server.services.streams import Session, World
 
-__all__ = ["AdsHub", "NodeInfo", "ProxyEvent", "ProxyStatus", "Refusal", "Sync"]
+__all__ = ["AdsHub", "Limits"]
 
 _log = structlog.get_logger()
 
 _ADS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 _MAX_REFUSED: Final = 256
-_MAX_ENCODED: Final = 128
-_MAX_STREAMS: Final = 20_000
+_MAX_REMEMBERED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """No world for this proxy; the message tells it why, with a hint."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connected:
-    key: str
-    node_id: str
-    variant: Variant
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disconnected:
-    key: str
-    node_id: str
-    variant: Variant
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acked:
-    """The proxy has now accepted everything up to snapshot `serial`."""
-
-    key: str
-    node_id: str
-    serial: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nacked:
-    """The proxy rejected a response, in its own words."""
-
-    key: str
-    node_id: str
-    type_url: str
-    message: str
-    resources: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """No group for this proxy."""
-
-    node_id: str
-    cluster: str
-    message: str
-
-
-ProxyEvent = Connected | Disconnected | Acked | Nacked | Refused
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sync:
-    """How far a group's proxies are with one snapshot.
+class Limits:
+    """What one process takes on.
 
     Attributes:
-        selected: Streams of the group.
-        acked: Of these, those that accepted it or a newer one in everything they ask for.
-        rejected: Of these, those that reject something now.
-        words: What one of the rejecting proxies says, "" if none does.
+        streams: Open at once; more are refused.
+        age_s: After this time [s], give or take a tenth, a stream that has nothing open is ended: the proxy comes back, to another replica
+            where there are several. The tenth spreads the returns of a fleet that came at once.
+        answer_s: A stream that owes an answer and says nothing for so long is ended [s]. Envoy withholds the ACK of a cluster for 15 s.
+        admitted: Proxies let in per turn of the loop.
+        offered: Streams that a publication reaches per turn of the loop.
     """
 
-    selected: int
-    acked: int
-    rejected: int
-    words: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProxyStatus:
-    """One stream of one proxy.
-
-    Attributes:
-        leased: It asks for runtime layers, so a share can be an overlay on it.
-    """
-
-    key: str
-    node_id: str
-    cluster: str
-    version: str
-    peer: str
-    variant: Variant
-    service: str
-    connected_since: float
-    leased: bool
-    types: tuple[Progress, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusedProxy:
-    """A proxy that was turned away: when last, how often, and what it was told."""
-
-    node_id: str
-    cluster: str
-    version: str
-    peer: str
-    message: str
-    at: float
-    times: int
-
-
-class _Session:
-    """One open stream."""
-
-    __slots__ = ("_hub", "_over", "group", "node", "outlet", "reported", "service", "since", "stream", "type_url", "variant")
-
-    def __init__(self, hub: "AdsHub", outlet: Outlet, *, variant: Variant, type_url: str | None) -> None:
-        self._hub = hub
-        self._over = False
-        self.outlet = outlet
-        self.variant = variant
-        self.type_url = type_url
-        self.service = short(type_url) if type_url else "ADS"
-        self.stream = AdsStream(variant)
-        self.group: _Group | None = None
-        self.node: NodeInfo | None = None
-        self.since = hub.clock()
-        self.reported = 0
-
-    def received(self, message: bytes) -> None:
-        if self._over:
-            return
-        try:
-            request, node = decode(message, self.variant, implied_type=self.type_url, node_known=self.node is not None)
-            if self.node is None and not self._hub.join(self, node):
-                return
-            facts = self.stream.receive(request, now=self._hub.clock())
-        except PeerError as error:
-            _log.warning("stream.broken", peer=self.outlet.peer, node=self.node.id if self.node else "", reason=str(error))
-            self.finish(Status.INVALID_ARGUMENT, str(error))
-            return
-        self._hub.proceed(self, facts)
-
-    def closed(self) -> None:
-        self._over = True
-        self._hub.leave(self)
-
-    def finish(self, status: Status, message: str) -> None:
-        if not self._over:
-            self._over = True
-            if self.group is not None:
-                self.group.sessions.pop(self, None)
-            self.outlet.finish(status, message)
-
-
-class _Group:
-    """All streams that see one world."""
-
-    __slots__ = ("beat", "encoded", "key", "pushes", "sessions", "snapshot")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.snapshot: Snapshot | None = None
-        self.sessions: dict[_Session, None] = {}
-        self.encoded: dict[tuple[Variant, str, str], bytes] = {}
-        self.beat = 0
-        self.pushes: dict[str, int] = {}
-
-    def encode(self, response: Response, variant: Variant) -> bytes:
-        """One encoding for all streams that are sent the same: the very same bytes object."""
-        name = (variant, response.type_url, response.nonce)
-        encoded = self.encoded.get(name)
-        if encoded is None:
-            if len(self.encoded) >= _MAX_ENCODED:
-                self.encoded.clear()
-            encoded = self.encoded[name] = encode(response, variant)
-        return encoded
-
-    def send(self, session: _Session, responses: Iterable[Response]) -> None:
-        for response in responses:
-            session.outlet.send(self.encode(response, session.variant))
-            self.pushes[response.type_url] = self.pushes.get(response.type_url, 0) + 1
+    streams: int = 20_000
+    age_s: float = 1800.0
+    answer_s: float = 90.0
+    admitted: int = 16
+    offered: int = 256
 
 
 class AdsHub:
     """All discovery streams of this process.
 
     Args:
-        select: The key of the snapshot a proxy sees, or why there is none.
+        select: The home of a proxy: the key of the world it sees, or why there is none.
         events: Told what proxies do, after the hub's own state is consistent; must not block, may publish.
         clock: Seconds, for display and for the lifetimes of leases.
+        defer: Calls back in the next turn of the event loop; without it everything is done at once.
     """
 
     def __init__(
@@ -225,11 +82,19 @@ class AdsHub:
         select: Callable[[NodeInfo], str | Refusal],
         events: Callable[[ProxyEvent], None],
         clock: Callable[[], float],
+        defer: Callable[[Callable[[], None]], object] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.clock = clock
         self._select = select
         self._events = events
-        self._groups: dict[str, _Group] = {}
+        self._defer = defer
+        self._limits = limits or Limits()
+        self._groups: dict[str, World] = {}
+        self._waiting: tuple[deque[Session], deque[Session]] = deque(), deque()
+        self._due: dict[Session, None] = {}
+        self._deferred = False
+        self._remembered: OrderedDict[str, None] = OrderedDict()
         self._refused: OrderedDict[tuple[str, str], RefusedProxy] = OrderedDict()
         self._streams = 0
         self._ready = False
@@ -249,34 +114,48 @@ class AdsHub:
         """From now on proxies are let in: before, an empty world could be taken for the truth."""
         self._ready = True
 
-    def publish(self, key: str, snapshot: Snapshot) -> None:
-        """Makes a snapshot the world of a group and sends what that means to each of its proxies.
+    # What proxies see.
 
-        Raises: ValueError: If its serial is not greater than that of the group's last snapshot.
+    def publish(self, key: str, snapshot: Snapshot) -> None:
+        """Makes a snapshot a world and sends what that means to each proxy that sees this world.
+
+        Raises: ValueError: If its serial is not greater than that of the world's last snapshot.
         """
-        group = self._groups.setdefault(key, _Group(key))
-        if group.snapshot is not None and snapshot.serial <= group.snapshot.serial:
-            raise ValueError(f"snapshot {snapshot.serial} of {key!r} does not follow snapshot {group.snapshot.serial}")
-        group.snapshot = snapshot
-        group.encoded.clear()
-        for session in tuple(group.sessions):
-            self.proceed(session, ())
+        group = self._group(key)
+        group.publish(snapshot)
+        self._due |= group.sessions
+        self._offer_due()
 
     def withdraw(self, key: str) -> None:
-        """Ends a group: its world is forgotten and its proxies are sent away to come back and be selected anew."""
+        """Ends a world: its proxies are sent away to come back and be selected anew."""
         group = self._groups.pop(key, None)
         for session in tuple(group.sessions) if group else ():
             session.finish(Status.UNAVAILABLE, "the group of this proxy was removed; connect again")
 
     def reselect(self) -> None:
         """Sends away every proxy that `select` now puts elsewhere; it comes back to its new world."""
-        for group in tuple(self._groups.values()):
-            for session in tuple(group.sessions):
-                if session.node is not None and self._select(session.node) != group.key:
-                    session.finish(Status.UNAVAILABLE, "this proxy belongs to another group now; connect again")
+        for session in self._sessions():
+            if session.node is not None and self._select(session.node) != session.home:
+                session.finish(Status.UNAVAILABLE, "this proxy belongs to another group now; connect again")
+
+    def assign(self, home: str, nodes: Collection[str], world: str) -> None:
+        """Shows another world to some proxies of a home, on the streams they have. A proxy that connects anew begins at home.
+
+        Serials must grow over all worlds that one proxy comes to see.
+        """
+        if not nodes:
+            return
+        target = self._group(world)
+        for session in self._sessions():
+            group, node = session.group, session.node
+            if group is not None and node is not None and session.home == home and node.id in nodes and group is not target:
+                group.remove(session)
+                target.add(session)
+                self._due[session] = None
+        self._offer_due()
 
     def heartbeat(self, key: str, type_url: str, names: Iterable[str]) -> None:
-        """Prolongs leased resources on every proxy of a group that has them."""
+        """Prolongs leased resources on every proxy that sees a world and has them."""
         group = self._groups.get(key)
         if group is None:
             return
@@ -285,86 +164,191 @@ class AdsHub:
         for session in tuple(group.sessions):
             group.send(session, session.stream.heartbeat(type_url, wanted, beat=group.beat, now=now))
 
+    def tick(self) -> None:
+        """Ends streams that are too old or owe an answer for too long; to be called about once a second.
+
+        At most one stream in a hundred is ended for its age at a time, the oldest first.
+        """
+        now, limits = self.clock(), self._limits
+        old: list[Session] = []
+        for session in self._sessions():
+            if session.stream.awaits:
+                if session.silent_since is None:
+                    session.silent_since = now
+                elif now - session.silent_since > limits.answer_s:
+                    _log.warning("stream.silent", peer=session.outlet.peer, node=session.node.id if session.node else "")
+                    session.finish(Status.UNAVAILABLE, f"a response was not answered for {limits.answer_s:.0f} s; connect again")
+            elif now - session.since > limits.age_s * _spread(session.outlet.peer):
+                old.append(session)
+        for session in sorted(old, key=lambda each: each.since)[: 1 + self._streams // 100]:
+            session.finish(Status.UNAVAILABLE, "the stream has reached its maximum age; connect again")
+
+    # Where proxies stand.
+
     def sync_state(self, key: str, serial: int) -> Sync:
-        """How far the group's proxies are with the snapshot of that serial."""
+        """How far the proxies that see a world are with the snapshot of that serial."""
         group = self._groups.get(key)
-        sessions = tuple(group.sessions) if group else ()
-        errors = [(session.node.id if session.node else "", *session.stream.errors[0]) for session in sessions if session.stream.errors]
-        return Sync(
-            selected=len(sessions),
-            acked=sum(session.stream.synced_serial >= serial for session in sessions),
-            rejected=len(errors),
-            words=f"{errors[0][0]} rejects {short(errors[0][1])}: {errors[0][2]}" if errors else "",
-        )
+        if group is None:
+            return Sync(selected=0, acked=0, rejected=0, words="")
+        words = next((_words(session) for session in group.rejecting), "")
+        return Sync(selected=len(group.sessions), acked=group.acked(serial), rejected=len(group.rejecting), words=words)
+
+    def members(self, home: str) -> tuple[Member, ...]:
+        """The proxies of a home, by node, whichever world they see."""
+        found: dict[str, Member] = {}
+        for session in self._sessions():
+            if session.home != home or session.node is None or session.group is None:
+                continue
+            known, snapshot = found.get(session.node.id), session.group.snapshot
+            settled = snapshot is None or session.reported >= snapshot.serial
+            words = _words(session) if session in session.group.rejecting else ""
+            found[session.node.id] = Member(
+                node_id=session.node.id,
+                world=session.group.key,
+                connected_since=min(session.since, known.connected_since) if known else session.since,
+                settled=settled and (known is None or known.settled),
+                words=words or (known.words if known else ""),
+            )
+        return tuple(found[node] for node in sorted(found))
 
     def proxies(self) -> list[ProxyStatus]:
         """Every stream of every selected proxy, by node."""
-        found = [_status(session, group) for group in self._groups.values() for session in group.sessions]
+        found = [_status(session) for session in self._sessions()]
         return sorted(found, key=lambda each: (each.node_id, each.connected_since))
 
     def take_pushes(self) -> dict[str, int]:
         """Responses sent by type since the last call."""
-        taken: dict[str, int] = {}
+        taken: Counter[str] = Counter()
         for group in self._groups.values():
-            for type_url, count in group.pushes.items():
-                taken[type_url] = taken.get(type_url, 0) + count
+            taken.update(group.pushes)
             group.pushes.clear()
-        return taken
+        return dict(taken)
 
     def refused(self) -> list[RefusedProxy]:
         """Proxies no group selects, the latest last; the oldest are forgotten."""
         return list(self._refused.values())
 
-    def _open(self, variant: Variant, type_url: str | None, outlet: Outlet) -> _Session:
-        self._streams += 1
-        session = _Session(self, outlet, variant=variant, type_url=type_url)
-        if not self._ready:
-            session.finish(Status.UNAVAILABLE, "starting: the state is not loaded yet")
-        elif self._streams > _MAX_STREAMS:
-            session.finish(Status.RESOURCE_EXHAUSTED, f"more than {_MAX_STREAMS} discovery streams are open")
-        return session
-
     # What sessions call.
 
-    def join(self, session: _Session, node: NodeInfo | None) -> bool:
-        """Puts a stream into the group of the node it introduced itself as, or turns it away.
+    def queue(self, session: Session, node: NodeInfo) -> None:
+        """A stream said who it is: it is let in when its turn comes, one that was here before first."""
+        if self._defer is None:
+            self._let_in(session)
+        else:
+            self._waiting[node.id not in self._remembered].append(session)
+            self._call_again()
 
-        Raises: PeerError: If it did not introduce itself.
-        """
-        if node is None or not node.id:
-            raise PeerError("the first request of a stream must carry a node with an id; hint: give Envoy `node.id` or --service-node")
-        key = self._select(node)
-        if isinstance(key, Refusal):
-            self._refuse(session, node, key.message)
-            return False
-        session.node = node
-        session.group = group = self._groups.setdefault(key, _Group(key))
-        group.sessions[session] = None
-        self._refused.pop((node.id, node.cluster), None)
-        _log.info(
-            "stream.opened", peer=session.outlet.peer, node=node.id, group=key, variant=session.variant.value, service=session.service
-        )
-        self._events(Connected(key=key, node_id=node.id, variant=session.variant))
-        return True
-
-    def proceed(self, session: _Session, facts: tuple[Fact, ...]) -> None:
+    def proceed(self, session: Session, facts: tuple[Fact, ...]) -> None:
         """Sends what is to be sent after a request or a publication, then tells the listener."""
         group, node = session.group, session.node
-        if group is None or node is None or session not in group.sessions:
+        if group is None or node is None or session.over:
             return
         if group.snapshot is not None and not self._send_open(session, group, group.snapshot):
             return
-        reported, session.reported = session.reported, session.stream.synced_serial
+        reported, serial = session.reported, session.stream.synced_serial
+        if serial != reported:
+            group.reach(session, serial)
+        if session.stream.rejects:
+            group.rejecting[session] = None
+        elif group.rejecting:
+            group.rejecting.pop(session, None)
         for fact in facts:
             if isinstance(fact, NackedFact):
                 _log.warning("stream.nacked", node=node.id, type=short(fact.type_url), version=fact.version, words=fact.message)
-                self._events(Nacked(key=group.key, node_id=node.id, type_url=fact.type_url, message=fact.message, resources=fact.resources))
-            elif isinstance(fact, AckedFact) and not fact.heartbeat:
-                _log.debug("stream.acked", node=node.id, type=short(fact.type_url), version=fact.version)
-        if session.reported > reported:
-            self._events(Acked(key=group.key, node_id=node.id, serial=session.reported))
+                self._events(
+                    Nacked(
+                        key=session.home,
+                        world=group.key,
+                        node_id=node.id,
+                        type_url=fact.type_url,
+                        message=fact.message,
+                        resources=fact.resources,
+                    )
+                )
+        if serial > reported:
+            self._events(Acked(key=session.home, world=group.key, node_id=node.id, serial=serial))
 
-    def _send_open(self, session: _Session, group: _Group, snapshot: Snapshot) -> bool:
+    def leave(self, session: Session) -> None:
+        """The stream is gone."""
+        self._streams -= 1
+        self._due.pop(session, None)
+        group, node = session.group, session.node
+        if group is not None and node is not None:
+            group.remove(session)
+            _log.info("stream.closed", node=node.id, group=session.home)
+            self._events(Disconnected(key=session.home, node_id=node.id, variant=session.variant))
+
+    # Work.
+
+    def _group(self, key: str) -> World:
+        return self._groups.setdefault(key, World(key))
+
+    def _sessions(self) -> list[Session]:
+        return [session for group in self._groups.values() for session in group.sessions]
+
+    def _open(self, variant: Variant, type_url: str | None, outlet: Outlet) -> Session:
+        self._streams += 1
+        session = Session(self, outlet, variant=variant, type_url=type_url)
+        if not self._ready:
+            session.finish(Status.UNAVAILABLE, "starting: the state is not loaded yet")
+        elif self._streams > self._limits.streams:
+            session.finish(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.streams} discovery streams are open")
+        return session
+
+    def _call_again(self) -> None:
+        if self._defer is not None and not self._deferred:
+            self._deferred = True
+            self._defer(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Goes on with what was too much for one turn: first those that are served already, then some of those that wait."""
+        self._deferred = False
+        self._offer_due()
+        known, strangers = self._waiting
+        for _ in range(self._limits.admitted):
+            if not known and not strangers:
+                break
+            self._let_in((known or strangers).popleft())
+        if known or strangers:
+            self._call_again()
+
+    def _offer_due(self) -> None:
+        """Offers their newest snapshot to streams that have not seen it, as many as fit into one turn."""
+        room = self._limits.offered if self._defer is not None else len(self._due)
+        while self._due and room > 0:
+            session = next(iter(self._due))
+            del self._due[session]
+            room -= 1
+            self.proceed(session, ())
+        if self._due:
+            self._call_again()
+
+    def _let_in(self, session: Session) -> None:
+        """Puts a stream into the group of its node, or turns it away."""
+        node = session.node
+        if session.over or node is None:
+            return
+        home = self._select(node)
+        if isinstance(home, Refusal):
+            self._refuse(session, node, home.message)
+            return
+        session.home = home
+        self._remember(node)
+        self._group(home).add(session)
+        _log.info(
+            "stream.opened", peer=session.outlet.peer, node=node.id, group=home, variant=session.variant.value, service=session.service
+        )
+        self._events(Connected(key=home, node_id=node.id, variant=session.variant))
+        self.proceed(session, session.let_in())
+
+    def _remember(self, node: NodeInfo) -> None:
+        self._refused.pop((node.id, node.cluster), None)
+        self._remembered[node.id] = None
+        self._remembered.move_to_end(node.id)
+        if len(self._remembered) > _MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def _send_open(self, session: Session, group: World, snapshot: Snapshot) -> bool:
         """Sends what is open. A fault of ours costs this stream, not the ones that come after it in a publication."""
         try:
             group.send(session, session.stream.offer(snapshot, now=self.clock()))
@@ -374,16 +358,7 @@ class AdsHub:
             return False
         return True
 
-    def leave(self, session: _Session) -> None:
-        """The stream is gone."""
-        self._streams -= 1
-        group, node = session.group, session.node
-        if group is not None and node is not None:
-            group.sessions.pop(session, None)
-            _log.info("stream.closed", node=node.id, group=group.key)
-            self._events(Disconnected(key=group.key, node_id=node.id, variant=session.variant))
-
-    def _refuse(self, session: _Session, node: NodeInfo, message: str) -> None:
+    def _refuse(self, session: Session, node: NodeInfo, message: str) -> None:
         before = self._refused.pop((node.id, node.cluster), None)
         if len(self._refused) >= _MAX_REFUSED:
             self._refused.popitem(last=False)
@@ -402,11 +377,22 @@ class AdsHub:
         self._events(Refused(node_id=node.id, cluster=node.cluster, message=message))
 
 
-def _status(session: _Session, group: _Group) -> ProxyStatus:
+def _spread(peer: str) -> float:
+    """0.9 to 1.1, fixed for a connection."""
+    return 0.9 + crc32(peer.encode()) % 2001 / 10_000
+
+
+def _words(session: Session) -> str:
+    """What a stream rejects, for people."""
+    node = session.node.id if session.node else ""
+    return next((f"{node} rejects {short(url)}: {words}" for url, words in session.stream.errors), "")
+
+
+def _status(session: Session) -> ProxyStatus:
     assert session.node is not None
     types = session.stream.progress()
     return ProxyStatus(
-        key=group.key,
+        key=session.home,
         node_id=session.node.id,
         cluster=session.node.cluster,
         version=session.node.version,

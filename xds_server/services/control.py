@@ -94,12 +94,13 @@ class Control(Protocol):
         ...
 
     def proxies(self) -> list[JsonObject]:
-        """Every connected proxy, and those that were turned away lately.
+        """Every stream of every connected proxy, and the proxies that were turned away lately.
 
         Each row:
-        {"node", "cluster", "version", "peer", "group", "variant": "sotw"|"delta", "leased": bool, "connected_since": RFC 3339,
-        "sync": "NOT_SENT"|"SYNCED"|"STALE"|"ERROR", "types": [{"type": "CDS", "sync", "sent": version, "acked": version, "words"}],
-        "refused": words or null}
+        {"node", "cluster", "version", "peer", "group", "variant": "sotw"|"delta", "service": "ADS" or the type of a stream of its own,
+        "leased": bool, "connected_since": RFC 3339, "sync": the worst of its types, "types": [{"type": "CDS",
+        "sync": "NOT_SENT"|"SYNCED"|"STALE"|"ERROR", "sent": version, "acked": version, "acked_age_s": since the last ACK or null, "words"}],
+        "refused": what it was told or null, "times": how often or null}
         """
         ...
 

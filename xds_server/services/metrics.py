@@ -11,8 +11,8 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 
 from xds_server.core.facts import Variant
 from xds_server.core.types import BY_URL, short
-from xds_server.services.ads import Connected, Disconnected, Nacked, ProxyEvent, Refused
 from xds_server.services.control import PHASES, Json, JsonObject
+from xds_server.services.proxies import Connected, Disconnected, Nacked, ProxyEvent, Refused
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
