@@ -238,12 +238,12 @@ async def test_four_forms_of_the_protocol_give_the_same_configuration_at_every_s
                 await until(lambda form=form, serial=serial: _answered(hub.sync_state(form, serial)), f"{form} to accept: {what}")
             assert not [event for event in events if isinstance(event, Nacked)]
             has = {each.form: await each.shows(snapshots[each.form], what) for each in told}
+            for each in told:
+                gave_up = await each.envoy.stats("^cluster.*(init_fetch_timeout|assignment_use_cached)$")
+                assert not sum(gave_up.values()), f"{each.form} waited in vain for endpoints: {what}: {gave_up}"
             first, *others = has
             for other in others:
                 assert has[other] == has[first], f"{other} and {first} differ after: {what}\n{_difference(has[other], has[first])}"
-        for each in told:
-            gave_up = await each.envoy.stats("^cluster.*(init_fetch_timeout|assignment_use_cached)$")
-            assert not sum(gave_up.values()), f"{each.form} waited in vain for endpoints: {gave_up}"
         assert {each.form: _spoken(hub, each.form) for each in told} == {
             "ads-sotw": {(Form.SOTW, "ADS")},
             "ads-delta": {(Form.DELTA, "ADS")},

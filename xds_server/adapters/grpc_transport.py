@@ -5,8 +5,8 @@ a limit, then the stream is cut off; a peer that vanished is found by keepalive;
 logged once.
 
 Neighbours: `xds_server.runtime` starts it with all services' methods. Facts about grpc.aio: one event loop per process
-(grpc/grpc#25364); an address already in use is only noticed with `so_reuseport` off; a handler that is cancelled while it awaits a read
-or write of its own may never end, so the handler awaits a plain future and tasks do the rest.
+(grpc/grpc#25364); an address already in use is only noticed with `so_reuseport` off; it may cancel a handler at any moment, before the
+handler's own reads and writes say that the peer is gone, and a status for a peer that is gone ends in a traceback.
 """
 
 import asyncio
@@ -119,7 +119,8 @@ class GrpcTransport(grpc.GenericRpcHandler):
 
     def __init__(self, methods: Iterable[Method], *, keepalive_s: float = KEEPALIVE_S, answer_s: float = ANSWER_S) -> None:
         self._handlers = {method.path: self._handler(method) for method in methods}
-        times = (("grpc.keepalive_time_ms", keepalive_s), ("grpc.keepalive_timeout_ms", answer_s))
+        # The ping's own time limit is what counts: the keepalive's alone leaves a vanished peer connected for a minute.
+        times = (("grpc.keepalive_time_ms", keepalive_s), ("grpc.keepalive_timeout_ms", answer_s), ("grpc.http2.ping_timeout_ms", answer_s))
         self._options = (*_OPTIONS, *((name, round(seconds * 1000)) for name, seconds in times))
         self._server: Any = None
         self._streams: set[_Stream] = set()

@@ -118,20 +118,24 @@ class _World:
         """Something that matters is unanswered; a heartbeat does not."""
         return self.unanswered is not None and self.unanswered.serial > 0
 
-    @property
-    def settled(self) -> bool:
-        """The client has accepted the type's part of the newest snapshot offered."""
-        return self.seen is not None and not self.awaits and not self.rejected
+    def settled(self, snapshot: Snapshot) -> bool:
+        """The client has accepted the type's part of a snapshot, the last that was offered."""
+        return self.seen is snapshot.of(self.row.url) and not self.awaits and not self.rejected
 
-    def unsettle(self, serial: int) -> None:
-        """There is something to do; up to which snapshot the client was served is remembered."""
-        if self.settled:
+    def unsettle(self, offered: Snapshot, serial: int) -> None:
+        """There is something to do.
+
+        Args:
+            offered: The last snapshot that was offered.
+            serial: Up to which the client was served if it was settled on that.
+        """
+        if self.settled(offered):
             self.acked_serial = serial
         self.seen = None
 
-    def apply(self, change: Change, *, serial: int) -> None:
-        """The client's wishes changed while `serial` was the newest snapshot."""
-        self.unsettle(serial - 1)
+    def apply(self, change: Change, offered: Snapshot) -> None:
+        """The client's wishes changed."""
+        self.unsettle(offered, offered.serial - 1)
         self.asked |= change.asked
         self.owed = self.owed or change.world
         if change.world and self.unanswered is not None:  # what is on the way reaches a client that wants everything again
@@ -169,10 +173,10 @@ class _World:
             self.leased_at.update(dict.fromkeys(exchange.leased, now))
         return response
 
-    def settle(self, result: Outcome, snapshot: Snapshot, *, before: int, sotw: bool, now: float) -> Response | None:
+    def settle(self, result: Outcome, snapshot: Snapshot, *, before: Snapshot, sotw: bool, now: float) -> Response | None:
         """Does what the situation calls for: sends something, or finds that nothing is to be sent."""
         if result.exchange is not None or not result.whole:
-            self.unsettle(before)
+            self.unsettle(before, before.serial)
         self.known = result.known
         self.asked = self.again = NONE
         self.owed = False
@@ -258,10 +262,10 @@ class AdsStream:
             facts = (Stale(type_url=request.type_url, nonce=request.nonce),)
         change = self._subscribe(world, request)
         if change is not UNCHANGED and change:
-            world.apply(change, serial=self._snapshot.serial)
+            world.apply(change, self._snapshot)
             facts = (*facts, Subscribed(type_url=request.type_url))
         elif not answers and self._repeats_itself(world, request):
-            world.unsettle(self._snapshot.serial - 1)
+            world.unsettle(self._snapshot, self._snapshot.serial - 1)
             world.again |= world.subscription.names
         return facts
 
@@ -277,11 +281,11 @@ class AdsStream:
             self._snapshot = before
             raise ValueError(f"snapshot {snapshot.serial} is older than snapshot {before.serial}, which was offered before")
         responses: list[Response] = []
-        while self._pass(snapshot, responses, before=before.serial, now=now):
+        while self._pass(snapshot, responses, before=before, now=now):
             pass
         return tuple(responses)
 
-    def _pass(self, snapshot: Snapshot, responses: list[Response], *, before: int, now: float) -> bool:
+    def _pass(self, snapshot: Snapshot, responses: list[Response], *, before: Snapshot, now: float) -> bool:
         """Every type once, in order. True if a type settled without a message, which may let go of what another holds back."""
         holding = freed = False
         sotw = self._variant is Variant.SOTW
@@ -338,14 +342,14 @@ class AdsStream:
     def synced(self, type_url: str) -> int:
         """Newest snapshot whose part of this type the client has accepted; the newest offered for a type it never asked for."""
         world = self._worlds.get(type_url)
-        return self._snapshot.serial if world is None or world.settled else world.acked_serial
+        return self._snapshot.serial if world is None or world.settled(self._snapshot) else world.acked_serial
 
     @property
     def synced_serial(self) -> int:
         """Serial of the newest snapshot that the client has accepted in everything it asks for; 0 for none."""
         serial = self._snapshot.serial if self._ordered else 0
         for world in self._ordered:
-            if not world.settled and world.acked_serial < serial:
+            if world.acked_serial < serial and not world.settled(self._snapshot):
                 serial = world.acked_serial
         return serial
 
@@ -382,7 +386,7 @@ class AdsStream:
             raise PeerError(f"more than {MAX_NAMES} initial resource versions of one type are listed")
         row = BY_URL.get(request.type_url)
         world = _World(row or ResourceType(url=request.type_url, short=request.type_url, service="", methods=("", "")))
-        world.apply(self._subscribe(world, request), serial=0)
+        world.apply(self._subscribe(world, request), _BEFORE)
         if self._variant is Variant.DELTA and request.initial_versions:
             world.known = {name: Resource(name=name, version=version, body=b"") for name, version in request.initial_versions.items()}
         self._worlds[request.type_url] = world
@@ -402,7 +406,7 @@ class AdsStream:
         idle = world.unanswered is None and request.nonce == world.nonce and request.error is None
         return idle and self._variant is Variant.SOTW and not world.row.wildcard
 
-    def _take_child_along(self, world: _World, *, before: int) -> None:
+    def _take_child_along(self, world: _World, *, before: Snapshot) -> None:
         """The resources that the client will want again because of what it was just sent."""
         child = self._worlds.get(world.row.child or "")
         if child is None or world.unanswered is None:
@@ -413,7 +417,7 @@ class AdsStream:
                 pointed = {needed for url, needed in world.known[name].references if url == child.row.url} | {name}
                 again |= {needed for needed in pointed if child.subscription.covers(needed)}
         if again:
-            child.unsettle(before)
+            child.unsettle(before, before.serial)
             child.again |= again
 
 

@@ -107,7 +107,10 @@ class Group:
         self._published: dict[str, int] = {}
         self._synced: dict[tuple[str, int], Sync] = {}
         self.awaited: set[str] = set()
-        self._steady_renderer, self._trial_renderer = Renderer(), Renderer()
+        self._steady_renderer = Renderer()
+        self._trial_renderer = self._steady_renderer
+        self._homes = tuple(key_of(proxies.name, view) for view in VIEWS)
+        self._trials = tuple(trial_key(proxies.name, view) for view in VIEWS)
         if self._kept.document is not None:
             self.staging.restore(DOCUMENT, self._document.listeners)
         else:
@@ -209,7 +212,7 @@ class Group:
                 self._carry_out()
 
     def _on_trial(self, world: str) -> bool:
-        return any(world == trial_key(self.proxies.name, view) for view in VIEWS)
+        return world in self._trials
 
     def _suspects(self, event: Nacked, parts: frozenset[str]) -> set[str]:
         """Parts that what was rejected belongs to: as far as the proxy's words tell, else as far as the message does."""
@@ -285,7 +288,7 @@ class Group:
         for rollout in self._fresh:
             wishes = (self.steady.get(rollout), self.newest[rollout])
             self._own(rollout, owners(wish for wish in wishes if wish is not None))
-        if self._publish(self._steady_renderer, self._document, self.steady, key_of):
+        if self._publish(self._steady_renderer, self._document, self.steady, self._homes):
             return
         for rollout in self._fresh:
             publication, old = self.newest[rollout].publication, self._since.get(rollout)
@@ -294,24 +297,26 @@ class Group:
         self._fresh.clear()
 
     def _publish_trial(self, parts: frozenset[str]) -> tuple[str, ...]:
+        if not self._out:
+            self._trial_renderer = self._steady_renderer.copy()
         wishes = self.steady | {part: self.newest[part] for part in parts if part != DOCUMENT}
-        return self._publish(self._trial_renderer, self.proxies if DOCUMENT in parts else self._document, wishes, trial_key)
+        return self._publish(self._trial_renderer, self.proxies if DOCUMENT in parts else self._document, wishes, self._trials)
 
     def _publish(
-        self, renderer: Renderer, document: ProxiesPolicy, wishes: Mapping[str, Traffic], key: Callable[[str, str], str]
+        self, renderer: Renderer, document: ProxiesPolicy, wishes: Mapping[str, Traffic], keys: tuple[str, ...]
     ) -> tuple[str, ...]:
         """Publishes a world in both views, or neither; what is wrong with it."""
         serial = self._serial + 1
-        made = {view: renderer.snapshot(document, wishes, leased=view == LEASED, serial=serial) for view in VIEWS}
-        faults = tuple(fault for _, found in made.values() for fault in found)
+        made = [renderer.snapshot(document, wishes, leased=view == LEASED, serial=serial) for view in VIEWS]
+        faults = tuple(fault for _, found in made for fault in found)
         if faults:
             log.error("snapshot.inconsistent", group=self.proxies.name, faults=faults[:5])
             return faults
         self._serial = serial
         self._synced.clear()
-        for view, (snapshot, _) in made.items():
-            self._published[key(self.proxies.name, view)] = serial
-            self._hub.publish(key(self.proxies.name, view), snapshot)
+        for key, (snapshot, _) in zip(keys, made, strict=True):
+            self._published[key] = serial
+            self._hub.publish(key, snapshot)
         return ()
 
     def _move(self, nodes: frozenset[str], back: frozenset[str]) -> None:
@@ -321,9 +326,8 @@ class Group:
         if not fresh and not back:
             return
         self._synced.clear()
-        for view in VIEWS:
-            home = key_of(self.proxies.name, view)
-            self._hub.assign(home, fresh, trial_key(self.proxies.name, view))
+        for home, trial in zip(self._homes, self._trials, strict=True):
+            self._hub.assign(home, fresh, trial)
             self._hub.assign(home, back, home)
         self._returning |= dict.fromkeys(back, self._hub.clock() + RETURN_S)
         if fresh:
@@ -343,9 +347,10 @@ class Group:
         return since.publication, found
 
     def _delivery(self, rollout: str, serial: int) -> Delivery:
-        keys = self.snapshot_keys() if self._out else tuple(key_of(self.proxies.name, view) for view in VIEWS)
-        synced = [self._sync(key, serial) for key in keys]
-        selected, acked = sum(each.selected for each in synced), sum(each.acked for each in synced)
+        selected = acked = 0
+        for key in (*self._homes, *self._trials) if self._out else self._homes:
+            synced = self._sync(key, serial)
+            selected, acked = selected + synced.selected, acked + synced.acked
         trial = self.staging.trial
         if rollout in self.staging.convicted:
             # Its shares are in force all the same, in the structure that the proxies have.
@@ -373,7 +378,7 @@ class Group:
         return Kept(document=document, wishes=wishes)
 
     def snapshot_keys(self) -> tuple[str, ...]:
-        return tuple(key(self.proxies.name, view) for key in (trial_key, key_of) for view in VIEWS)
+        return (*self._trials, *self._homes)
 
     def look_again(self) -> None:
         """Forgets how far the proxies were; they are asked anew."""
@@ -391,4 +396,4 @@ class Group:
         return found
 
     def _members(self) -> tuple[Member, ...]:
-        return tuple(member for view in VIEWS for member in self._hub.members(key_of(self.proxies.name, view)))
+        return tuple(member for home in self._homes for member in self._hub.members(home))
