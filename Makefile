@@ -11,7 +11,7 @@ KEEP ?=
 PORT ?=
 ONLY ?=
 
-.PHONY: help demo test check bench proto lock clean
+.PHONY: help demo test check bench fuzz go proto lock clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -45,6 +45,12 @@ check: $(VENV)/.dev ## lint, types, layers, documents in step
 
 bench: $(VENV)/.dev ## the benchmarks in bench/: ONLY=name for one
 	@$(BIN)/python -m bench $(ONLY)
+
+fuzz: $(VENV)/.dev ## a million hostile inputs, 100,000 random conversations: about ten minutes
+	@$(BIN)/python -m tests.fuzz
+
+go: $(VENV)/.dev ## the discovery services against a client written in Go (needs go)
+	@CROSSFADE_GO=1 $(BIN)/python -m pytest tests/wire/test_go_client.py
 
 proto: $(VENV)/.dev ## regenerates xds_server/_pb from proto/
 	@$(BIN)/python -m tests.generated --write-proto

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-NAMES = ("engine", "start", "reaction")
+NAMES = ("engine", "start", "reaction", "publish")
 OUT = Path(__file__).parent / "out"
 
 

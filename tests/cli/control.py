@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 import uvicorn
 
@@ -92,6 +93,7 @@ class FakeControl:
         self.records = {"chat": [record("started", "v2 is the new candidate"), record()]}
         self.errors: list[JsonObject] = []
         self.nodes: list[JsonObject] = []
+        self.asked_for = ""
         self.waiting_for: tuple[str, ...] = ()
         self.refuse: ActError | None = None
         self.broken = False
@@ -115,8 +117,9 @@ class FakeControl:
     async def history(self, name, last):
         return self.records[name][-last:] if name in self.states else None
 
-    def proxies(self):
-        return self.nodes
+    def proxies(self, node="*"):
+        self.asked_for = node
+        return [each for each in self.nodes if fnmatchcase(each["node"], node)]
 
     def groups(self):
         return [{"name": "edge", "select": {"cluster": "edge", "node_id": None, "metadata": {"zone": "a"}}, "listeners": []}]

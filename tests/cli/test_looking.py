@@ -271,6 +271,7 @@ def test_a_named_proxy_is_shown_type_by_type(server, control, node):
         ["edge-1", "rejects", "RDS", "2:", "no", "such", "cluster"],
     ]
     assert json.loads(run("proxies", node, "-o", "json", "--server", server.url).out) == NODES[:1]
+    assert control.asked_for == node, "the server need not tell of thousands to show one"
 
 
 def test_a_proxy_that_is_not_there_is_said_on_stderr(server, control):

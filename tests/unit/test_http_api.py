@@ -183,6 +183,7 @@ async def test_the_first_page_says_what_there_is(client):
 async def test_proxies_come_with_the_groups(client, control):
     control.nodes = [{"node": "n1"}]
     assert (await client.get("/v1/proxies")).json() == {"proxies": control.nodes, "groups": control.groups()}
+    failed(await client.get("/v1/proxies?node=" + "*" * 600), 400, "bad_request")
 
 
 async def test_text_no_encoding_can_carry_does_not_break_an_answer(client, control):

@@ -2,6 +2,7 @@
 
 from fnmatch import fnmatchcase
 from typing import Final
+from urllib.parse import quote
 
 import click
 
@@ -95,8 +96,8 @@ def proxies(context: click.Context, node: str | None, form: str) -> None:
     SYNC: NOT_SENT nothing was sent; SYNCED it accepted the newest; STALE it has not answered yet; ERROR it rejects something, or was turned away.
     """
     with Client(globals_of(context).address) as client:
-        found = items(client.get("/v1/proxies").get("proxies"))
-    if node is not None:
+        found = items(client.get("/v1/proxies" if node is None else f"/v1/proxies?node={quote(node, safe='')}").get("proxies"))
+    if node is not None:  # an older server sends all
         found = [row for row in found if fnmatchcase(text(row.get("node")), node)]
     if form != "table":
         write.document(list(found), form)

@@ -96,11 +96,12 @@ def outcome(row: ResourceType, variant: Variant, snapshot: Snapshot, situation: 
 
 def _decide(row: ResourceType, variant: Variant, snapshot: Snapshot, situation: Situation, *, held: bool) -> Outcome:
     known, desired, asked, _, owed, rejected, _ = situation
-    send = _send(situation)
-    gone = {name for name in known if name not in desired}
+    apart = snapshot.apart(row.url, known, desired)
+    send = _send(situation, desired if apart is None else apart)
+    gone = known.keys() - desired.keys() if apart is None else {name for name in apart if name in known and name not in desired}
     absent = {name for name in asked if name not in desired and name not in known}
     if send or gone or absent or owed:  # removals that were rejected along with something else go again with the next change
-        gone |= {name for name, version in rejected.items() if not version and name not in desired}
+        gone = gone | {name for name, version in rejected.items() if not version and name not in desired}
     kept = {name: known[name] for name in gone if name in known} if held else {}
     leaving = () if held else tuple(sorted(gone))
     fresh = {name: each.version for name, each in send.items()}
@@ -121,10 +122,11 @@ def _decide(row: ResourceType, variant: Variant, snapshot: Snapshot, situation: 
     )
 
 
-def _send(situation: Situation) -> dict[str, Resource]:
-    """What the client lacks, has in another version, or must be told once more."""
+def _send(situation: Situation, apart: Iterable[str]) -> dict[str, Resource]:
+    """What the client lacks, has in another version, or must be told once more; it lacks nothing but what is among `apart`."""
     known, desired, asked, again, _, rejected, _ = situation
-    send = {name: each for name, each in desired.items() if (old := known.get(name)) is not each and _differs(old, each)}
+    new = [name for name in apart if name in desired and known.get(name) is not desired[name]]
+    send = {name: desired[name] for name in new if _differs(known.get(name), desired[name])}
     for name in again:
         if name in desired and rejected.get(name) != desired[name].version:
             send[name] = desired[name]

@@ -74,6 +74,7 @@ class Snapshot:
     versions: Mapping[str, str] | None = None
     memo: Memo = field(default_factory=Memo, init=False, compare=False, repr=False)
     _sums: Mapping[str, int] = field(init=False, compare=False, repr=False)
+    _edits: Mapping[str, tuple[Mapping[str, Resource], frozenset[str]]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         copied = {url: MappingProxyType(dict(named)) for url, named in self.resources.items()}
@@ -102,9 +103,18 @@ class Snapshot:
         found: tuple[frozenset[str], Mapping[str, Resource]] | None = self.memo.get(key)
         if found is None:
             world = self.of(type_url)
-            found = names, MappingProxyType({name: world[name] for name in names if name in world})
+            whole = world.keys() <= names  # then it is the very world: an Envoy names all endpoints of its clusters
+            found = names, world if whole else MappingProxyType({name: world[name] for name in names if name in world})
             self.memo.put(key, found)
         return found
+
+    def apart(self, type_url: str, known: Mapping[str, Resource], desired: Mapping[str, Resource]) -> Iterable[str] | None:
+        """Names in which two sets of resources can differ, where this snapshot knows without a look; None where it does not.
+
+        It knows of a whole world of its own and the one it was derived from.
+        """
+        before, names = self._edits.get(type_url, (None, ()))
+        return names if known is before and desired is self.of(type_url) else None
 
     def replace(self, *, serial: int, changed: Mapping[str, Mapping[str, Resource | None]]) -> "Snapshot":
         """The next snapshot: the same but for the given resources, at the price of these.
@@ -112,7 +122,7 @@ class Snapshot:
         Args:
             changed: By type URL and name; None takes the resource out. What is the same already changes nothing.
         """
-        resources, sums = dict(self.resources), dict(self._sums)
+        resources, sums, edited = dict(self.resources), dict(self._sums), {}
         for url, edits in changed.items():
             before = self.of(url)
             real = {name: each for name, each in edits.items() if before.get(name) is not each}
@@ -128,9 +138,11 @@ class Snapshot:
                     after[name] = each
                     total += _fingerprint(each)
             resources[url], sums[url] = MappingProxyType(after), total
+            edited[url] = before, frozenset(real)
         derived = object.__new__(Snapshot)
         object.__setattr__(derived, "serial", serial)
         object.__setattr__(derived, "memo", Memo())
+        object.__setattr__(derived, "_edits", edited)
         derived._settle(resources, sums, {})
         return derived
 

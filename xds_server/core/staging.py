@@ -8,7 +8,8 @@ The parts (a rollout, the listeners) are opaque names and their structures opaqu
 moves the proxies. No clock and no I/O: time comes in.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Sequence, Set
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,7 +75,7 @@ class Staging:
         return self._pending.keys()
 
     @property
-    def behind(self) -> Set[str]:
+    def behind(self) -> AbstractSet[str]:
         """Parts whose newest structure the fleet must not see."""
         return self._pending.keys() | self._guilty.keys()
 

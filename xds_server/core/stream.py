@@ -88,6 +88,7 @@ class _World:
         "repeats",
         "row",
         "seen",
+        "sent_at",
         "sent_version",
         "subscription",
         "unanswered",
@@ -108,6 +109,7 @@ class _World:
         self.nonce_serial = -1
         self.repeats = 0
         self.leased_at: dict[str, float] | None = None
+        self.sent_at = 0.0
         self.sent_version = ""
         self.acked_version = ""
         self.acked_serial = 0
@@ -167,6 +169,7 @@ class _World:
         response = exchange.response
         self.unanswered = exchange
         self.nonce = response.nonce
+        self.sent_at = now
         self.sent_version = response.version
         if exchange.leased:
             self.leased_at = {name: at for name, at in (self.leased_at or {}).items() if name in self.known}
@@ -357,6 +360,16 @@ class AdsStream:
     def awaits(self) -> bool:
         """The client owes an answer to something that matters."""
         return any(world.awaits for world in self._ordered)
+
+    @property
+    def outstanding(self) -> int:
+        """Responses that are not answered yet."""
+        return sum(world.unanswered is not None for world in self._ordered)
+
+    def answer_s(self, type_url: str) -> float:
+        """How long the ACK of a type took that was just received, from the response [s]."""
+        world = self._worlds[type_url]
+        return (world.acked_at or 0.0) - world.sent_at
 
     @property
     def rejects(self) -> bool:

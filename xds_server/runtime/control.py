@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from policies import explain, report
@@ -46,7 +47,7 @@ class RuntimeControl:
             return None
         return [report.record(RECORD.validate_json(body)) for body, _ in await self._server.store.records(name, last)]
 
-    def proxies(self) -> list[JsonObject]:
+    def proxies(self, node: str = "*") -> list[JsonObject]:
         refused: list[JsonObject] = [
             {
                 "node": each.node_id,
@@ -64,9 +65,10 @@ class RuntimeControl:
                 "times": each.times,
             }
             for each in self._server.hub.refused()
+            if fnmatchcase(each.node_id, node)
         ]
         now = self._server.hub.clock()
-        return [_proxy(status, now) for status in self._server.hub.proxies()] + refused
+        return [_proxy(status, now) for status in self._server.hub.proxies(lambda node_id: fnmatchcase(node_id, node))] + refused
 
     def groups(self) -> list[JsonObject]:
         return [

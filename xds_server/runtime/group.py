@@ -60,9 +60,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Since:
+    """The first snapshot with a rollout's publication."""
+
     publication: int
     serial: int
-    at: float
 
 
 class Group:
@@ -291,9 +292,7 @@ class Group:
         if self._publish(self._steady_renderer, self._document, self.steady, self._homes):
             return
         for rollout in self._fresh:
-            publication, old = self.newest[rollout].publication, self._since.get(rollout)
-            at = old.at if old is not None and old.publication == publication else self._hub.clock()
-            self._since[rollout] = _Since(publication=publication, serial=self._serial, at=at)
+            self._since[rollout] = _Since(publication=self.newest[rollout].publication, serial=self._serial)
         self._fresh.clear()
 
     def _publish_trial(self, parts: frozenset[str]) -> tuple[str, ...]:
@@ -365,11 +364,6 @@ class Group:
         excused = self._out | self._returning.keys()
         rejecting = [member for member in self._members() if member.words and member.node_id not in excused]
         return Delivery(selected=selected, acked=acked, rejected=len(rejecting), words=rejecting[0].words if rejecting else "")
-
-    def published_at(self, rollout: str) -> float | None:
-        """When the rollout's current publication was sent [s since the epoch]."""
-        since = self._since.get(rollout)
-        return since.at if since is not None else None
 
     def kept(self) -> Kept:
         """What must be remembered before a trial begins."""

@@ -20,7 +20,6 @@ from xds_server.adapters.policy_directory import PolicyDirectory
 from xds_server.adapters.readiness import Prober
 from xds_server.adapters.store import Store, open_store
 from xds_server.config import ServeConfig
-from xds_server.core.stream import State
 from xds_server.core.transport import Method
 from xds_server.evidence.collector import Collector
 from xds_server.runtime import web
@@ -92,8 +91,9 @@ class Server:
         self.metrics.observe(self.control.rollouts(), self.control.policy_errors())
         for type_url, count in self.hub.take_pushes().items():
             self.metrics.pushed(type_url, count)
-        open_types = [progress for status in self.hub.proxies() for progress in status.types]
-        self.metrics.outstanding(sum(progress.state is State.STALE for progress in open_types))
+        for seconds in self.hub.take_answers_s():
+            self.metrics.push_acked(seconds)
+        self.metrics.outstanding(self.hub.outstanding())
         entries, dropped = self.collector.take_counts()
         self.metrics.access_log_entries(entries)
         for what, count in dropped.items():
@@ -107,7 +107,7 @@ class Server:
     def methods(self) -> tuple[Method, ...]:
         return (
             *self.hub.methods(),
-            *ClientStatus(self.hub.proxies, self.hub.clock).methods(),
+            *ClientStatus(self.hub.proxies).methods(),
             *telemetry_methods(access_log=self.collector.access_log, load_report=self.collector.load_report),
         )
 
@@ -241,8 +241,6 @@ class Server:
         if publication == state.publication and (seen != state.delivery or (awaited and seen.acked >= seen.selected)):
             if seen.complete and name in self.reverting_since:
                 self.metrics.reaction(time.time() - self.reverting_since.pop(name))
-            if seen.complete and (published_at := self.world.published_at(name)) is not None:
-                self.metrics.push_acked(time.time() - published_at)
             self.conductor.submit(name, Delivered(publication=publication, delivery=seen))
 
     def _decided(self, record: Record) -> None:

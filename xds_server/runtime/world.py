@@ -134,11 +134,6 @@ class World:
         group = self._group_of(rollout)
         return group.delivery(rollout) if group is not None else None
 
-    def published_at(self, rollout: str) -> float | None:
-        """When the rollout's current publication was sent [s since the epoch]."""
-        group = self._group_of(rollout)
-        return group.published_at(rollout) if group is not None else None
-
     def awaited(self, key: str) -> tuple[str, ...]:
         """Rollouts of a snapshot key that not all proxies had when `delivery` was last asked."""
         group = self._groups.get(_name_of(key))

@@ -17,6 +17,7 @@ from zlib import crc32
 
 import structlog
 
+from xds_server.core.facts import Acked as AckedFact
 from xds_server.core.facts import Fact, Variant
 from xds_server.core.facts import Nacked as NackedFact
 from xds_server.core.snapshot import Snapshot
@@ -45,6 +46,7 @@ _log = structlog.get_logger()
 _ADS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 _MAX_REFUSED: Final = 256
 _MAX_REMEMBERED: Final = 20_000
+_MAX_ANSWERS: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ class AdsHub:
         limits: Limits | None = None,
     ) -> None:
         self.clock = clock
+        self._answers_s: deque[float] = deque(maxlen=_MAX_ANSWERS)
         self._select = select
         self._events = events
         self._defer = defer
@@ -167,7 +170,7 @@ class AdsHub:
     def tick(self) -> None:
         """Ends streams that are too old or owe an answer for too long; to be called about once a second.
 
-        At most one stream in a hundred is ended for its age at a time, the oldest first.
+        At most one stream in a hundred is ended for its age at a time, the oldest first; none that tries a change for the others.
         """
         now, limits = self.clock(), self._limits
         old: list[Session] = []
@@ -178,7 +181,7 @@ class AdsHub:
                 elif now - session.silent_since > limits.answer_s:
                     _log.warning("stream.silent", peer=session.outlet.peer, node=session.node.id if session.node else "")
                     session.finish(Status.UNAVAILABLE, f"a response was not answered for {limits.answer_s:.0f} s; connect again")
-            elif now - session.since > limits.age_s * _spread(session.outlet.peer):
+            elif now - session.since > limits.age_s * _spread(session.outlet.peer) and session.world == session.home:
                 old.append(session)
         for session in sorted(old, key=lambda each: each.since)[: 1 + self._streams // 100]:
             session.finish(Status.UNAVAILABLE, "the stream has reached its maximum age; connect again")
@@ -211,10 +214,26 @@ class AdsHub:
             )
         return tuple(found[node] for node in sorted(found))
 
-    def proxies(self) -> list[ProxyStatus]:
-        """Every stream of every selected proxy, by node."""
-        found = [_status(session) for session in self._sessions()]
-        return sorted(found, key=lambda each: (each.node_id, each.connected_since))
+    def proxies(self, wanted: Callable[[str], bool] | None = None, *, at_most: int | None = None) -> list[ProxyStatus]:
+        """The streams of selected proxies, by node.
+
+        Args:
+            wanted: Says by the id of a node whether it is; None takes all.
+            at_most: Streams handed out: a status costs 0.05 ms, and nothing else runs meanwhile.
+        """
+        named = [(session.node.id, session.since, place, session) for place, session in enumerate(self._sessions()) if session.node]
+        found = sorted(each for each in named if wanted is None or wanted(each[0]))
+        return [_status(session) for *_, session in found[:at_most]]
+
+    def outstanding(self) -> int:
+        """Responses that proxies have not answered yet."""
+        return sum(session.stream.outstanding for session in self._sessions())
+
+    def take_answers_s(self) -> list[float]:
+        """How long ACKs took since the last call, from the response [s]; of very many the last ones."""
+        taken = list(self._answers_s)
+        self._answers_s.clear()
+        return taken
 
     def take_pushes(self) -> dict[str, int]:
         """Responses sent by type since the last call."""
@@ -243,6 +262,9 @@ class AdsHub:
         group, node = session.group, session.node
         if group is None or node is None or session.over:
             return
+        for fact in facts:
+            if isinstance(fact, AckedFact) and not fact.heartbeat:
+                self._answers_s.append(session.stream.answer_s(fact.type_url))
         if group.snapshot is not None and not self._send_open(session, group, group.snapshot):
             return
         reported, serial = session.reported, session.stream.synced_serial

@@ -2,14 +2,14 @@
 
 The view is the server's: one `ClientConfig` per stream (`client_scope` says which, "ADS" or the type), one entry per type, no resource
 bodies. An answer holds at most `MAX_PROXIES` streams and never leaves some out in silence: who asks for more is told to narrow
-`node_matchers`. The listing behind the answers may be `LISTING_AGE_S` old, so that asking often costs the proxies nothing.
+`node_matchers`. What is not asked for costs nothing, so that asking often holds up no proxy.
 
 Neighbours: `ads` knows the proxies (`proxies` has the values); a transport (`core.transport`) carries. Source: `envoy/service/status/v3/csds.proto`.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from envoy.admin.v3 import config_dump_shared_pb2 as admin
@@ -32,7 +32,6 @@ MAX_REQUEST_BYTES: Final = 256 * 1024
 MAX_MATCHERS: Final = 16
 MAX_CALLS: Final = 8
 """Calls open at once; with what may wait unread on each, the bound of the memory that askers can take."""
-LISTING_AGE_S: Final = 1.0
 
 _NARROW: Final = "narrow node_matchers by node_id (exact, prefix, suffix, contains)"
 
@@ -48,18 +47,19 @@ class TooMuchError(Exception):
     """The answer would be too large; the message says how to ask for less."""
 
 
+class Proxies(Protocol):
+    """`AdsHub.proxies`."""
+
+    def __call__(self, wanted: Callable[[str], bool], *, at_most: int) -> Sequence[ProxyStatus]:
+        """Streams of the proxies whose node id is wanted, so many at most."""
+        ...
+
+
 class ClientStatus:
-    """The service.
+    """The service."""
 
-    Args:
-        proxies: Every stream of every proxy (`AdsHub.proxies`).
-        clock: Seconds, for the age of the listing.
-    """
-
-    def __init__(self, proxies: Callable[[], Sequence[ProxyStatus]], clock: Callable[[], float]) -> None:
+    def __init__(self, proxies: Proxies) -> None:
         self._proxies = proxies
-        self._clock = clock
-        self._listing: tuple[float, Sequence[ProxyStatus]] | None = None
         self.calls = 0
 
     def methods(self) -> tuple[Method, ...]:
@@ -75,20 +75,13 @@ class ClientStatus:
             PeerError: If the request is none, or asks by what is not supported.
             TooMuchError: If too many proxies match.
         """
-        wanted = _wanted(message)
-        found = [status for status in self._listed() if wanted(status.node_id)]
+        found = self._proxies(_wanted(message), at_most=MAX_PROXIES + 1)
         if len(found) > MAX_PROXIES:
-            raise TooMuchError(f"{len(found)} proxies match, an answer holds {MAX_PROXIES}; hint: {_NARROW}")
+            raise TooMuchError(f"more than {MAX_PROXIES} proxies match, which is what an answer holds; hint: {_NARROW}")
         answer: bytes = wire.ClientStatusResponse(config=map(_config, found)).SerializeToString()
         if len(answer) > MAX_ANSWER_BYTES:
             raise TooMuchError(f"the answer has {len(answer)} bytes, at most {MAX_ANSWER_BYTES} are sent; hint: {_NARROW}")
         return answer
-
-    def _listed(self) -> Sequence[ProxyStatus]:
-        now = self._clock()
-        if self._listing is None or not 0.0 <= now - self._listing[0] < LISTING_AGE_S:
-            self._listing = now, self._proxies()
-        return self._listing[1]
 
 
 class _Session:

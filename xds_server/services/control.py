@@ -93,8 +93,8 @@ class Control(Protocol):
         """
         ...
 
-    def proxies(self) -> list[JsonObject]:
-        """Every stream of every connected proxy, and the proxies that were turned away lately.
+    def proxies(self, node: str = "*") -> list[JsonObject]:
+        """Every stream of every connected proxy whose id matches the pattern, and the proxies that were turned away lately.
 
         Each row:
         {"node", "cluster", "version", "peer", "group", "variant": "sotw"|"delta", "service": "ADS" or the type of a stream of its own,

@@ -33,6 +33,9 @@ STUCK_S = 30.0
 """A watcher that does not read for so long is let go [s]."""
 
 HISTORY_DEFAULT = 20
+NODE_MAX = 512
+"""Longest pattern of node ids [characters]; an id has no more."""
+
 TEXT_MAX = {"reason": 2000, "actor": 200, "idempotency_key": 200}
 """Longest texts of an act [characters]: they are kept for good in the decision record."""
 
@@ -52,7 +55,7 @@ _INDEX = (
     "GET  /v1/rollouts/NAME/history    its decisions (?last=20)\n"
     "POST /v1/rollouts/NAME:VERB       abort, promote, pause, resume\n"
     "GET  /v1/watch                    the first, again at every change (server-sent events)\n"
-    "GET  /v1/proxies                  connected proxies and their groups\n"
+    "GET  /v1/proxies                  connected proxies and their groups (?node=edge-*)\n"
     "GET  /metrics  /healthz  /readyz\n"
 )
 
@@ -131,8 +134,11 @@ class _Api:
             raise _unknown(name)
         return _json({"history": list(found)})
 
-    async def proxies(self, _: Request) -> Response:
-        return _json({"proxies": list(self._control.proxies()), "groups": list(self._control.groups())})
+    async def proxies(self, request: Request) -> Response:
+        node = request.query_params.get("node", "*")
+        if len(node) > NODE_MAX:
+            raise ApiError(400, "bad_request", f"node={node[:100]}... is longer than {NODE_MAX} characters", hint="such as node=edge-*")
+        return _json({"proxies": list(self._control.proxies(node)), "groups": list(self._control.groups())})
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._control.metrics(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE_LATEST})

@@ -122,6 +122,11 @@ class Session:
         self._hub.leave(self)
 
     @property
+    def world(self) -> str:
+        """The key of the world it sees; "" before it is let in."""
+        return self.group.key if self.group is not None else ""
+
+    @property
     def over(self) -> bool:
         return self._over
 
