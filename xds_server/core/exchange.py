@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from xds_server.core.facts import Acked, Response, Variant
-from xds_server.core.snapshot import Resource, Snapshot
+from xds_server.core.snapshot import Resource, Snapshot, World
 from xds_server.core.types import ResourceType
 
 NONE: Final[frozenset[str]] = frozenset()
@@ -30,7 +30,7 @@ class Situation(NamedTuple):
     """
 
     known: Mapping[str, Resource]
-    desired: Mapping[str, Resource]
+    desired: World
     asked: frozenset[str]
     again: frozenset[str]
     owed: bool
@@ -109,14 +109,14 @@ def _decide(row: ResourceType, variant: Variant, snapshot: Snapshot, situation: 
         content = _Content(send, tuple(sorted(absent.union(leaving))), fresh)
         must = bool(send or content.removed or owed)
     elif row.wildcard:
-        content = _Content({**kept, **desired}, (), fresh)
+        content = _Content(desired | kept, (), fresh)
         must = bool(send or leaving or absent or owed)
     else:
         content = _Content(send, (), fresh)
         must = bool(send)
     return Outcome(
         exchange=_exchange(row, variant, snapshot, content, situation.repeats) if must else None,
-        known={**kept, **desired} if kept else desired,
+        known=desired | kept if kept else desired,
         gone=tuple(sorted(gone)),
         whole=not (held and gone),
     )

@@ -19,6 +19,9 @@ from xds_server.core.types import short
 Reference = tuple[str, str]
 """(type URL, name) of a resource that another one needs."""
 
+World = MappingProxyType[str, "Resource"]
+"""All resources of a type by name."""
+
 _MEMO_MAX: Final = 4096
 
 
@@ -73,8 +76,9 @@ class Snapshot:
     resources: Mapping[str, Mapping[str, Resource]]
     versions: Mapping[str, str] | None = None
     memo: Memo = field(default_factory=Memo, init=False, compare=False, repr=False)
+    _worlds: Mapping[str, World] = field(init=False, compare=False, repr=False)
     _sums: Mapping[str, int] = field(init=False, compare=False, repr=False)
-    _edits: Mapping[str, tuple[Mapping[str, Resource], frozenset[str]]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _edits: Mapping[str, tuple[World, frozenset[str]]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         copied = {url: MappingProxyType(dict(named)) for url, named in self.resources.items()}
@@ -83,38 +87,55 @@ class Snapshot:
                 _filed(url, key, resource)
         self._settle(copied, {url: sum(map(_fingerprint, named.values())) for url, named in copied.items()}, self.versions or {})
 
-    def _settle(self, resources: Mapping[str, Mapping[str, Resource]], sums: Mapping[str, int], given: Mapping[str, str]) -> None:
+    def _settle(self, resources: Mapping[str, World], sums: Mapping[str, int], given: Mapping[str, str]) -> None:
         object.__setattr__(self, "resources", MappingProxyType(dict(resources)))
+        object.__setattr__(self, "_worlds", self.resources)
         object.__setattr__(self, "_sums", sums)
         object.__setattr__(self, "versions", MappingProxyType({url: given.get(url) or _hex(total) for url, total in sums.items()}))
 
-    def of(self, type_url: str) -> Mapping[str, Resource]:
+    def of(self, type_url: str) -> World:
         """Resources of one type by name, maybe none. The same object means the same content."""
-        return self.resources.get(type_url, _NOTHING)
+        return self._worlds.get(type_url, _NOTHING)
 
     def version(self, type_url: str) -> str:
         """Version of one type's world; the same for a type that is absent and one that is empty."""
         assert self.versions is not None
         return self.versions.get(type_url, EMPTY_WORLD)
 
-    def select(self, type_url: str, names: frozenset[str]) -> tuple[frozenset[str], Mapping[str, Resource]]:
+    def select(self, type_url: str, names: frozenset[str]) -> tuple[frozenset[str], World]:
         """The named part of a type's world; equal names give the same two objects, for all clients."""
         key = (type_url, names)
-        found: tuple[frozenset[str], Mapping[str, Resource]] | None = self.memo.get(key)
+        found: tuple[frozenset[str], World] | None = self.memo.get(key)
         if found is None:
-            world = self.of(type_url)
-            whole = world.keys() <= names  # then it is the very world: an Envoy names all endpoints of its clusters
-            found = names, world if whole else MappingProxyType({name: world[name] for name in names if name in world})
+            found = names, self._select(type_url, names)
             self.memo.put(key, found)
         return found
+
+    def _select(self, type_url: str, names: frozenset[str]) -> World:
+        """An Envoy names all endpoints of its clusters: often that is the very world, or was before the last change."""
+        world = self.of(type_url)
+        if world.keys() <= names:
+            return world
+        before, edited = self._edits.get(type_url, (None, frozenset()))
+        if before is None or not before.keys() <= names:
+            return MappingProxyType({name: world[name] for name in names if name in world})
+        part = world.copy()
+        for name in edited - names:
+            part.pop(name, None)
+        chosen = MappingProxyType(part)
+        self.memo.put(("all there was", id(chosen)), chosen)
+        return chosen
 
     def apart(self, type_url: str, known: Mapping[str, Resource], desired: Mapping[str, Resource]) -> Iterable[str] | None:
         """Names in which two sets of resources can differ, where this snapshot knows without a look; None where it does not.
 
-        It knows of a whole world of its own and the one it was derived from.
+        It knows of the world it was derived from, and of its own as far as all names of the former are in it.
         """
-        before, names = self._edits.get(type_url, (None, ()))
-        return names if known is before and desired is self.of(type_url) else None
+        before, edited = self._edits.get(type_url, (None, ()))
+        if known is not before:
+            return None
+        own = desired is self.of(type_url) or self.memo.get(("all there was", id(desired))) is desired
+        return edited if own else None
 
     def replace(self, *, serial: int, changed: Mapping[str, Mapping[str, Resource | None]]) -> "Snapshot":
         """The next snapshot: the same but for the given resources, at the price of these.
@@ -122,13 +143,12 @@ class Snapshot:
         Args:
             changed: By type URL and name; None takes the resource out. What is the same already changes nothing.
         """
-        resources, sums, edited = dict(self.resources), dict(self._sums), {}
+        resources, sums, edited = dict(self._worlds), dict(self._sums), {}
         for url, edits in changed.items():
             before = self.of(url)
             real = {name: each for name, each in edits.items() if before.get(name) is not each}
             if not real:
                 continue
-            assert isinstance(before, MappingProxyType)
             after, total = before.copy(), sums.get(url, 0)  # twenty times as fast as dict() of a proxy
             for name, each in real.items():
                 old = after.pop(name, None)
@@ -196,6 +216,6 @@ def world_version(resources: Iterable[Resource]) -> str:
     return _hex(sum(map(_fingerprint, resources)))
 
 
-_NOTHING: Mapping[str, Resource] = MappingProxyType({})
+_NOTHING: World = MappingProxyType({})
 _VOID = Snapshot(serial=0, resources={})
 EMPTY_WORLD = world_version(())

@@ -8,11 +8,10 @@ Rules (xDS "How the client specifies what resources to return"):
   - A name that is subscribed must be answered, whether it is known, unchanged or was subscribed before: the client may have forgotten it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from xds_server.core.snapshot import Resource, Snapshot
+from xds_server.core.snapshot import Snapshot, World
 from xds_server.errors import PeerError
 
 WILDCARD: Final = "*"
@@ -56,7 +55,7 @@ class Subscription:
     def covers(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
-    def desired(self, snapshot: Snapshot, type_url: str) -> Mapping[str, Resource]:
+    def desired(self, snapshot: Snapshot, type_url: str) -> World:
         """The part of a type's world that the client wants; the same object for all clients that want the same."""
         if self.wildcard:
             return snapshot.of(type_url)

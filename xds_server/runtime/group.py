@@ -304,17 +304,15 @@ class Group:
     def _publish(
         self, renderer: Renderer, document: ProxiesPolicy, wishes: Mapping[str, Traffic], keys: tuple[str, ...]
     ) -> tuple[str, ...]:
-        """Publishes a world in both views, or neither; what is wrong with it."""
-        serial = self._serial + 1
-        made = [renderer.snapshot(document, wishes, leased=view == LEASED, serial=serial) for view in VIEWS]
-        faults = tuple(fault for _, found in made for fault in found)
-        if faults:
-            log.error("snapshot.inconsistent", group=self.proxies.name, faults=faults[:5])
-            return faults
-        self._serial = serial
+        """Publishes a world, one view after the other: what can be wrong with it is found in the first. Returns what is wrong."""
+        self._serial += 1
         self._synced.clear()
-        for key, (snapshot, _) in zip(keys, made, strict=True):
-            self._published[key] = serial
+        for key, view in zip(keys, VIEWS, strict=True):
+            snapshot, faults = renderer.snapshot(document, wishes, leased=view == LEASED, serial=self._serial)
+            if faults:
+                log.error("snapshot.inconsistent", group=self.proxies.name, faults=faults[:5])
+                return faults
+            self._published[key] = self._serial
             self._hub.publish(key, snapshot)
         return ()
 
