@@ -95,7 +95,7 @@ class Snapshot:
 
     def of(self, type_url: str) -> World:
         """Resources of one type by name, maybe none. The same object means the same content."""
-        return self._worlds.get(type_url, _NOTHING)
+        return self._worlds.get(type_url, NOTHING)
 
     def version(self, type_url: str) -> str:
         """Version of one type's world; the same for a type that is absent and one that is empty."""
@@ -216,6 +216,6 @@ def world_version(resources: Iterable[Resource]) -> str:
     return _hex(sum(map(_fingerprint, resources)))
 
 
-_NOTHING: World = MappingProxyType({})
+NOTHING: World = MappingProxyType({})
 _VOID = Snapshot(serial=0, resources={})
 EMPTY_WORLD = world_version(())

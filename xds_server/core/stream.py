@@ -25,7 +25,7 @@ from typing import Final
 
 from xds_server.core.exchange import NONE, Exchange, Outcome, Situation, heartbeat, outcome
 from xds_server.core.facts import Fact, Nacked, Request, Response, Stale, Subscribed, Variant
-from xds_server.core.snapshot import Resource, Snapshot
+from xds_server.core.snapshot import NOTHING, Resource, Snapshot
 from xds_server.core.subscription import MAX_NAMES, UNCHANGED, Change, Subscription
 from xds_server.core.types import BY_URL, ORDER, ResourceType
 from xds_server.errors import PeerError
@@ -64,7 +64,6 @@ class Progress:
     acked_at: float | None
 
 
-_EMPTY: Final[Mapping[str, Resource]] = MappingProxyType({})
 _NOTHING_REJECTED: Final[Mapping[str, str]] = MappingProxyType({})
 _BEFORE: Final = Snapshot(serial=0, resources={})
 
@@ -97,7 +96,7 @@ class _World:
     def __init__(self, row: ResourceType) -> None:
         self.row = row
         self.subscription = Subscription(allows_wildcard=row.wildcard)
-        self.known = _EMPTY  # what the client has, or will have when it accepts what is on the way
+        self.known: Mapping[str, Resource] = NOTHING  # what the client has, or will have when it accepts what is on the way
         self.rejected = _NOTHING_REJECTED  # version by name; "" for a rejected removal
         self.error = ""
         self.asked = NONE  # names the client must be answered about
@@ -283,6 +282,12 @@ class AdsStream:
         if snapshot.serial < before.serial:
             self._snapshot = before
             raise ValueError(f"snapshot {snapshot.serial} is older than snapshot {before.serial}, which was offered before")
+        current = snapshot.resources.get
+        for world in self._ordered:
+            if world.unanswered is None and world.seen is not current(world.row.url, NOTHING):
+                break
+        else:
+            return ()
         responses: list[Response] = []
         while self._pass(snapshot, responses, before=before, now=now):
             pass
@@ -292,8 +297,9 @@ class AdsStream:
         """Every type once, in order. True if a type settled without a message, which may let go of what another holds back."""
         holding = freed = False
         sotw = self._variant is Variant.SOTW
+        current = snapshot.resources.get
         for world in self._ordered:
-            if world.unanswered is not None or world.seen is snapshot.of(world.row.url):
+            if world.unanswered is not None or world.seen is current(world.row.url, NOTHING):
                 continue
             situation = world.situation(snapshot)
             result = outcome(world.row, self._variant, snapshot, situation, held=False)

@@ -270,10 +270,8 @@ class AdsHub:
         reported, serial = session.reported, session.stream.synced_serial
         if serial != reported:
             group.reach(session, serial)
-        if session.stream.rejects:
-            group.rejecting[session] = None
-        elif group.rejecting:
-            group.rejecting.pop(session, None)
+        if facts or group.rejecting:
+            group.mark(session, rejects=session.stream.rejects)
         for fact in facts:
             if isinstance(fact, NackedFact):
                 _log.warning("stream.nacked", node=node.id, type=short(fact.type_url), version=fact.version, words=fact.message)

@@ -170,6 +170,13 @@ class World:
         self._count(serial, +1)
         session.reported = serial
 
+    def mark(self, session: Session, *, rejects: bool) -> None:
+        """Whether the stream rejects something now."""
+        if rejects:
+            self.rejecting[session] = None
+        else:
+            self.rejecting.pop(session, None)
+
     def _count(self, serial: int, change: int) -> None:
         self._reached[serial] += change
         if not self._reached[serial]:
