@@ -122,6 +122,7 @@ def stands_at_10_percent(status):
 ALL = [f"edge-{number}" for number in range(ENVOYS)]
 
 
+@pytest.mark.rule("P6")
 async def test_what_one_envoy_rejects_no_other_ever_sees_and_what_is_good_reaches_all(tmp_path):
     async with Backend(name="v1") as one, Backend(name="v2") as two, Fleet(tmp_path, ENVOYS) as fleet:
         v1, v2 = version("v1", one), version("v2", two)

@@ -26,6 +26,7 @@ async def test_envoy_finds_the_bootstrap_valid(tmp_path):
         assert code == 0, said
 
 
+@pytest.mark.rule("P21")
 async def test_envoy_accepts_every_resource_without_a_warning(tmp_path):
     async with two_versions(tmp_path, sticky="x-user", health=HEALTH) as world:
         dns = Variant(name="kept", version="m0", endpoints=DnsEndpoints(host="localhost", port=world.stable.port))
@@ -114,6 +115,7 @@ async def test_a_client_cannot_choose_its_request_id(tmp_path):
         assert seen.headers["x-request-id"] != "mine"
 
 
+@pytest.mark.rule("D6", "P17")
 async def test_a_share_dies_with_the_control_plane_and_comes_back_with_it(tmp_path):
     async with two_versions(tmp_path, lease=Lease(ttl_s=1.0)) as world:
         await world.plane.delivered(world.shares(5000, 5000))
@@ -236,6 +238,7 @@ async def test_a_shadow_that_hangs_holds_back_no_user(tmp_path):
         await world.candidate.kill()
 
 
+@pytest.mark.rule("P15")
 async def test_a_promotion_under_load_loses_no_request(tmp_path):
     async with two_versions(tmp_path, health=HEALTH) as world:
         await world.plane.delivered(world.shares(5000))
@@ -263,6 +266,7 @@ async def test_a_listener_port_in_use_is_rejected_in_envoys_own_words_and_nothin
         assert not (await world.client.request()).failure
 
 
+@pytest.mark.rule("P22")
 async def test_an_envoy_that_started_before_us_serves_as_soon_as_we_are_there(tmp_path):
     async with two_versions(tmp_path) as world:
         await world.plane.stop()

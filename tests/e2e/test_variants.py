@@ -217,6 +217,7 @@ def _ports(snapshot):
     return {each.address.socket_address.port_value for each in found}
 
 
+@pytest.mark.rule("P15", "P16", "S1")
 async def test_four_forms_of_the_protocol_give_the_same_configuration_at_every_step(tmp_path):
     events = []
     hub = AdsHub(select=lambda node: node.id, events=events.append, clock=asyncio.get_running_loop().time)

@@ -138,6 +138,7 @@ def test_every_host_has_the_routes_of_all_patterns_that_cover_it_in_order_of_tri
         assert {each.name: [(route.name, route.match.prefix) for route in each.routes] for each in virtual} == hosts
 
 
+@pytest.mark.rule("P19")
 @settings(deadline=None)
 @given(st.lists(WISHES, max_size=4, unique_by=lambda each: each.rollout), st.lists(WISHES, max_size=4, unique_by=lambda each: each.rollout))
 def test_versions_are_equal_exactly_where_bodies_are(some, others):

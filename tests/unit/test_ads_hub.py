@@ -79,6 +79,7 @@ def test_one_encoding_is_shared_by_all_proxies_of_a_push(hub):
     assert outlets[0].sent[1] is outlets[1].sent[1]
 
 
+@pytest.mark.rule("P19")
 def test_a_world_of_equal_content_is_acked_without_a_message(hub, events):
     outlet = Outlet()
     hub.publish("g", world(1, {CDS: [res("a")]}))

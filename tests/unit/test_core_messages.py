@@ -13,6 +13,7 @@ from tests.xds_peer import res
 from xds_server.core.facts import Response, Variant
 from xds_server.core.types import CDS, RTDS
 from xds_server.errors import PeerError
+from xds_server.resources.bootstrap import bootstrap
 from xds_server.services.messages import MAX_WORDS, decode, encode, node_info, without_field
 
 
@@ -30,6 +31,22 @@ def test_a_delta_request_keeps_all_its_lists():
     assert node is None
 
 
+@pytest.mark.rule("D8")
+def test_what_the_protocol_hides_as_not_implemented_is_not_read():
+    plain = wire.DeltaDiscoveryRequest(type_url=CDS, resource_names_subscribe=["a"], response_nonce="n")
+    more = wire.DeltaDiscoveryRequest(resource_locators_subscribe=[{"name": "b"}], resource_locators_unsubscribe=[{"name": "a"}])
+    more.MergeFrom(plain)
+    read = [decode(each.SerializeToString(), Variant.DELTA, implied_type=None, node_known=True)[0] for each in (plain, more)]
+    assert read[0] == read[1]
+
+
+@pytest.mark.rule("P2")
+def test_our_bootstrap_lets_envoy_send_its_node_in_the_first_request_only():
+    config = bootstrap(node_id="n", cluster="c", xds_host="127.0.0.1", xds_port=1, admin_port=2)
+    assert config["dynamic_resources"]["ads_config"]["set_node_on_first_message_only"] is True
+
+
+@pytest.mark.rule("P5")
 def test_error_detail_is_a_rejection_even_without_words_and_long_words_are_cut():
     message = wire.DiscoveryRequest(type_url=CDS)
     message.error_detail.SetInParent()
@@ -75,6 +92,7 @@ def test_a_message_that_is_cut_off_or_nonsense_is_refused(cut):
         without_field(cut, 2)
 
 
+@pytest.mark.rule("S6")
 def test_a_leased_resource_in_the_state_of_the_world_is_wrapped_and_others_are_not():
     response = Response(type_url=RTDS, nonce="n", version="v", resources=(res("lease", ttl_s=1.5), res("free")))
     leased, free = wire.DiscoveryResponse.FromString(encode(response, Variant.SOTW)).resources
@@ -84,6 +102,7 @@ def test_a_leased_resource_in_the_state_of_the_world_is_wrapped_and_others_are_n
     assert (free.type_url, free.value) == (RTDS, b"free@1")
 
 
+@pytest.mark.rule("D6")
 def test_a_delta_response_carries_versions_removals_and_a_bodiless_heartbeat():
     response = Response(type_url=RTDS, nonce="n", version="v", resources=(res("lease", ttl_s=1.5),), removed=("gone",), bodiless=True)
     read = wire.DeltaDiscoveryResponse.FromString(encode(response, Variant.DELTA))

@@ -7,6 +7,7 @@ from xds_server.core.snapshot import EMPTY_WORLD, Snapshot
 from xds_server.core.types import BY_URL, CDS, EDS, RDS, TYPES, short
 
 
+@pytest.mark.rule("P19")
 def test_a_type_of_equal_content_has_an_equal_version_whatever_the_order_and_the_serial():
     one = world(1, {CDS: [res("a"), res("b")]})
     other = world(2, {CDS: [res("b"), res("a")]})
@@ -31,6 +32,7 @@ def test_a_snapshot_does_not_change_with_what_it_was_made_of():
         snapshot.of(CDS)["b"] = res("b")
 
 
+@pytest.mark.rule("P21")
 def test_check_names_every_reference_to_something_absent():
     snapshot = world(1, {RDS: [res("r", references=((CDS, "there"), (CDS, "gone")))], CDS: [res("there", references=((EDS, "pods"),))]})
     assert snapshot.check() == (

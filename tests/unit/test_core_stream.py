@@ -13,6 +13,7 @@ from xds_server.core.types import CDS, EDS, LDS, RDS, RTDS
 from xds_server.errors import PeerError
 
 
+@pytest.mark.rule("P3")
 @BOTH
 def test_p3_each_type_has_its_own_versions_nonces_and_answers(variant):
     peer = Peer(variant)
@@ -25,6 +26,7 @@ def test_p3_each_type_has_its_own_versions_nonces_and_answers(variant):
     assert [each.state for each in peer.stream.progress()] == [State.SYNCED, State.ERROR]
 
 
+@pytest.mark.rule("P4")
 @BOTH
 def test_p4_the_first_request_of_a_type_is_initial_whatever_nonce_it_carries(variant):
     peer = Peer(variant)
@@ -34,6 +36,7 @@ def test_p4_the_first_request_of_a_type_is_initial_whatever_nonce_it_carries(var
     assert content(answer) == {"c": "1"}
 
 
+@pytest.mark.rule("P4")
 @BOTH
 def test_p4_a_nonce_is_never_used_twice_on_a_stream(variant):
     peer = Peer(variant)
@@ -47,6 +50,7 @@ def test_p4_a_nonce_is_never_used_twice_on_a_stream(variant):
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.rule("P4")
 @BOTH
 def test_p4_equal_pushes_to_two_streams_have_equal_nonces(variant):
     peers = [Peer(variant), Peer(variant)]
@@ -59,6 +63,7 @@ def test_p4_equal_pushes_to_two_streams_have_equal_nonces(variant):
     assert len(nonces) == 1
 
 
+@pytest.mark.rule("P5")
 @BOTH
 def test_p5_a_nack_is_error_detail_and_nothing_else(variant):
     peer = Peer(variant)
@@ -68,6 +73,7 @@ def test_p5_a_nack_is_error_detail_and_nothing_else(variant):
     assert peer.facts[0] == Nacked(type_url=RDS, version=answer.version, message="weights", resources=("r",))
 
 
+@pytest.mark.rule("P5")
 @BOTH
 def test_p5_a_rejection_without_words_is_still_one(variant):
     peer = Peer(variant)
@@ -77,6 +83,7 @@ def test_p5_a_rejection_without_words_is_still_one(variant):
     assert peer.stream.errors == ((RDS, "rejected without words"),)
 
 
+@pytest.mark.rule("P6")
 @BOTH
 def test_p6_rejected_content_is_not_sent_again_until_it_changes(variant):
     peer = Peer(variant)
@@ -92,6 +99,7 @@ def test_p6_rejected_content_is_not_sent_again_until_it_changes(variant):
     assert peer.stream.errors == ()
 
 
+@pytest.mark.rule("P6")
 @BOTH
 def test_p6_a_newer_version_that_is_already_there_goes_out_on_the_nack(variant):
     peer = Peer(variant)
@@ -102,6 +110,7 @@ def test_p6_a_newer_version_that_is_already_there_goes_out_on_the_nack(variant):
     assert content(better) == {"r": "good"}
 
 
+@pytest.mark.rule("P7")
 @BOTH
 def test_p7_after_a_nack_the_way_back_is_sent_although_it_was_accepted_before(variant):
     peer = Peer(variant)
@@ -114,11 +123,24 @@ def test_p7_after_a_nack_the_way_back_is_sent_although_it_was_accepted_before(va
     assert content(back) == {"r": "old"}
 
 
+@pytest.mark.rule("P8")
 def test_p8_two_resources_of_one_name_cannot_be():
     with pytest.raises(ValueError, match="filed under the name 'b'"):
         Snapshot(serial=1, resources={CDS: {"a": res("a"), "b": res("a")}})
 
 
+@pytest.mark.rule("P9")
+@BOTH
+def test_p9_what_was_not_asked_for_is_not_sent(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("r"), res("other")]})
+    [answer] = peer.ask(RDS, "r")
+    assert content(answer) == {"r": "1"}
+    peer.ack(answer)
+    assert peer.publish(2, {RDS: [res("r"), res("other", "2"), res("third")], CDS: [res("c")]}) == ()
+
+
+@pytest.mark.rule("P10")
 def test_p10_two_first_requests_back_to_back_end_with_the_later_ones_names():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {CDS: [res("canary"), res("stable")]})
@@ -129,6 +151,7 @@ def test_p10_two_first_requests_back_to_back_end_with_the_later_ones_names():
     assert content(second) == {"canary": "1", "stable": "1"}
 
 
+@pytest.mark.rule("P11")
 @BOTH
 def test_p11_a_plain_ack_is_not_answered(variant):
     peer = Peer(variant)
@@ -137,6 +160,7 @@ def test_p11_a_plain_ack_is_not_answered(variant):
     assert peer.ack(answer) == ()
 
 
+@pytest.mark.rule("P12")
 @BOTH
 def test_p12_a_name_asked_for_in_vain_is_sent_when_it_comes_into_being(variant):
     peer = Peer(variant)
@@ -147,6 +171,7 @@ def test_p12_a_name_asked_for_in_vain_is_sent_when_it_comes_into_being(variant):
     assert content(answer) == {"later": "1"}
 
 
+@pytest.mark.rule("P13")
 def test_p13_state_of_the_world_wildcards():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {CDS: [res("A"), res("B")]})
@@ -161,6 +186,7 @@ def test_p13_state_of_the_world_wildcards():
     assert peer.publish(3, {CDS: [res("A", "3"), res("B", "3")]}) == ()
 
 
+@pytest.mark.rule("P13")
 def test_p13_delta_wildcards():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {CDS: [res("A"), res("B")]})
@@ -176,6 +202,7 @@ def test_p13_delta_wildcards():
     assert peer.publish(3, {CDS: [res("A", "3"), res("B", "3")]}) == ()
 
 
+@pytest.mark.rule("P13")
 @BOTH
 @pytest.mark.parametrize("type_url", [EDS, RDS, RTDS])
 def test_p13_an_empty_list_is_no_wildcard_for_named_types(variant, type_url):
@@ -184,6 +211,7 @@ def test_p13_an_empty_list_is_no_wildcard_for_named_types(variant, type_url):
     assert peer.ask(type_url) == ()
 
 
+@pytest.mark.rule("P14")
 @BOTH
 def test_p14_a_name_that_is_dropped_and_wanted_again_is_sent_again(variant):
     peer = Peer(variant)
@@ -199,6 +227,7 @@ def test_p14_a_name_that_is_dropped_and_wanted_again_is_sent_again(variant):
     assert again.nonce != answer.nonce
 
 
+@pytest.mark.rule("P14")
 def test_p14_delta_a_name_subscribed_twice_is_sent_twice():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {EDS: [res("e")]})
@@ -207,6 +236,7 @@ def test_p14_delta_a_name_subscribed_twice_is_sent_twice():
     assert content(again) == {"e": "1"}
 
 
+@pytest.mark.rule("P15")
 @BOTH
 def test_p15_one_publication_goes_out_in_make_before_break_order(variant):
     peer = Peer(variant)
@@ -220,6 +250,7 @@ def test_p15_one_publication_goes_out_in_make_before_break_order(variant):
     assert [each.type_url for each in answers] == [CDS, EDS, LDS, RDS, RTDS]
 
 
+@pytest.mark.rule("P15", "D7")
 @BOTH
 def test_p15_a_cluster_goes_only_after_the_routes_without_it_are_accepted(variant):
     peer = Peer(variant)
@@ -239,6 +270,7 @@ def test_p15_a_cluster_goes_only_after_the_routes_without_it_are_accepted(varian
     assert peer.stream.synced_serial == 2
 
 
+@pytest.mark.rule("P15")
 @BOTH
 def test_p15_while_the_routes_are_rejected_the_cluster_they_use_stays(variant):
     peer = Peer(variant)
@@ -252,6 +284,7 @@ def test_p15_while_the_routes_are_rejected_the_cluster_they_use_stays(variant):
     assert ("old" in content(more)) == (variant is Variant.SOTW)
 
 
+@pytest.mark.rule("P15")
 def test_p15_a_removal_does_not_wait_for_a_route_that_goes_without_a_message():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {CDS: [res("c"), res("old")], RDS: [res("r")]})
@@ -261,6 +294,7 @@ def test_p15_a_removal_does_not_wait_for_a_route_that_goes_without_a_message():
     assert content(clusters) == {"c": "1"}
 
 
+@pytest.mark.rule("P16")
 @BOTH
 def test_p16_a_changed_cluster_takes_its_endpoints_along_unasked(variant):
     peer = Peer(variant)
@@ -273,6 +307,7 @@ def test_p16_a_changed_cluster_takes_its_endpoints_along_unasked(variant):
     assert content(answers[1]) == {"c": "1"}
 
 
+@pytest.mark.rule("P16")
 @BOTH
 def test_p16_endpoints_go_by_the_clusters_references_too(variant):
     peer = Peer(variant)
@@ -284,6 +319,7 @@ def test_p16_endpoints_go_by_the_clusters_references_too(variant):
     assert [each.type_url for each in answers] == [CDS, EDS]
 
 
+@pytest.mark.rule("P16")
 @BOTH
 def test_p16_endpoints_that_cannot_go_with_the_cluster_follow_the_ack_on_the_way(variant):
     peer = Peer(variant)
@@ -295,6 +331,7 @@ def test_p16_endpoints_that_cannot_go_with_the_cluster_follow_the_ack_on_the_way
     assert content(again) == {"c": "1"}
 
 
+@pytest.mark.rule("P16")
 @BOTH
 def test_p16_rejected_endpoints_are_not_sent_again_with_their_cluster(variant):
     peer = Peer(variant)
@@ -304,6 +341,7 @@ def test_p16_rejected_endpoints_are_not_sent_again_with_their_cluster(variant):
     assert [each.type_url for each in peer.publish(2, {CDS: [res("c", "2")], EDS: [res("c", "bad")]})] == [CDS]
 
 
+@pytest.mark.rule("P16")
 def test_p16_endpoints_asked_for_a_second_time_in_the_same_words_are_sent_again():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {EDS: [res("c")]})
@@ -314,6 +352,20 @@ def test_p16_endpoints_asked_for_a_second_time_in_the_same_words_are_sent_again(
     assert peer.ack(again, "c") == ()
 
 
+@pytest.mark.rule("P17")
+@pytest.mark.parametrize("names", [("a",), ("a", "b"), ("*",), ()])
+def test_p17_state_of_the_world_a_client_that_comes_back_is_answered_in_full(names):
+    before = Peer(Variant.SOTW)
+    before.publish(1, {CDS: [res("a"), res("b")]})
+    [had] = before.ask(CDS, *names)
+    before.ack(had)
+    back = Peer(Variant.SOTW)
+    back.publish(1, {CDS: [res("a"), res("b")]})
+    [answer] = back.ask(CDS, *names, nonce=had.nonce)
+    assert content(answer) == content(had)
+
+
+@pytest.mark.rule("P17")
 def test_p17_delta_what_a_client_brought_along_is_not_sent_again_and_what_is_gone_is_listed():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {CDS: [res("same"), res("newer", "2"), res("new")]})
@@ -322,6 +374,7 @@ def test_p17_delta_what_a_client_brought_along_is_not_sent_again_and_what_is_gon
     assert answer.removed == ("gone",)
 
 
+@pytest.mark.rule("P17")
 def test_p17_delta_named_types_are_answered_on_reconnect_and_unwanted_ones_listed():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {EDS: [res("e"), res("unwanted")]})
@@ -330,6 +383,7 @@ def test_p17_delta_named_types_are_answered_on_reconnect_and_unwanted_ones_liste
     assert answer.removed == ("unwanted",)
 
 
+@pytest.mark.rule("P18")
 @BOTH
 def test_p18_routes_are_pushed_to_a_client_that_never_asked_for_clusters(variant):
     peer = Peer(variant)
@@ -341,6 +395,7 @@ def test_p18_routes_are_pushed_to_a_client_that_never_asked_for_clusters(variant
     assert update.type_url == RDS
 
 
+@pytest.mark.rule("P19")
 @BOTH
 def test_p19_a_world_of_equal_content_is_not_sent_again_under_a_new_serial(variant):
     peer = Peer(variant)
@@ -350,6 +405,7 @@ def test_p19_a_world_of_equal_content_is_not_sent_again_under_a_new_serial(varia
     assert peer.stream.synced_serial == 2
 
 
+@pytest.mark.rule("P11")
 @BOTH
 def test_one_response_per_type_is_unanswered_and_the_newest_wins(variant):
     peer = Peer(variant)

@@ -11,6 +11,7 @@ from xds_server.core.types import CDS, EDS, LDS, RDS, RTDS
 # State of the world
 
 
+@pytest.mark.rule("S1")
 def test_s1_a_full_world_is_sent_whole_and_what_is_gone_is_left_out():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {LDS: [res("a"), res("b"), res("c")]})
@@ -25,6 +26,7 @@ def test_s1_a_full_world_is_sent_whole_and_what_is_gone_is_left_out():
     assert peer.stream.synced_serial == 3
 
 
+@pytest.mark.rule("S1")
 def test_s1_named_types_are_sent_in_parts_and_never_deleted_by_message():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {EDS: [res("a"), res("b")]})
@@ -37,6 +39,7 @@ def test_s1_named_types_are_sent_in_parts_and_never_deleted_by_message():
     assert peer.stream.synced_serial == 3
 
 
+@pytest.mark.rule("S2")
 def test_s2_names_that_are_left_out_are_unsubscribed_without_an_answer():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {EDS: [res("a"), res("b")]})
@@ -45,6 +48,7 @@ def test_s2_names_that_are_left_out_are_unsubscribed_without_an_answer():
     assert peer.publish(2, {EDS: [res("a"), res("b", "2")]}) == ()
 
 
+@pytest.mark.rule("S3")
 def test_s3_a_stale_request_is_no_ack_but_its_names_count_after_the_next_one():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {EDS: [res("a"), res("b")]})
@@ -58,6 +62,7 @@ def test_s3_a_stale_request_is_no_ack_but_its_names_count_after_the_next_one():
     assert content(third) == {"b": "1"}
 
 
+@pytest.mark.rule("S4")
 def test_s4_an_ack_that_names_more_is_answered_with_the_new_names():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {EDS: [res("a"), res("b")]})
@@ -66,6 +71,7 @@ def test_s4_an_ack_that_names_more_is_answered_with_the_new_names():
     assert content(more) == {"b": "1"}
 
 
+@pytest.mark.rule("S5")
 def test_s5_for_named_types_what_exists_is_sent_and_nothing_is_said_of_the_rest():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {EDS: [res("a")]})
@@ -74,6 +80,7 @@ def test_s5_for_named_types_what_exists_is_sent_and_nothing_is_said_of_the_rest(
     assert Peer(Variant.SOTW).ask(EDS, "missing") == ()
 
 
+@pytest.mark.rule("S5")
 def test_s5_a_full_world_answers_a_missing_name_by_leaving_it_out():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {CDS: [res("a")]})
@@ -81,7 +88,8 @@ def test_s5_a_full_world_answers_a_missing_name_by_leaving_it_out():
     assert content(answer) == {}
 
 
-def test_s6_a_full_rejected_world_is_one_unit_and_is_cleared_by_its_next_ack():
+@pytest.mark.rule("S1", "P6")
+def test_s1_a_full_rejected_world_is_one_unit_and_is_cleared_by_its_next_ack():
     peer = Peer(Variant.SOTW)
     peer.publish(1, {CDS: [res("good"), res("bad")]})
     [answer] = peer.ask(CDS)
@@ -96,6 +104,7 @@ def test_s6_a_full_rejected_world_is_one_unit_and_is_cleared_by_its_next_ack():
 # Delta
 
 
+@pytest.mark.rule("D1")
 def test_d1_subscriptions_count_even_with_a_stale_nonce():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {EDS: [res("a"), res("b")]})
@@ -106,6 +115,7 @@ def test_d1_subscriptions_count_even_with_a_stale_nonce():
     assert content(second) == {"b": "1"}
 
 
+@pytest.mark.rule("D1")
 def test_d1_a_spontaneous_request_is_no_ack():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {EDS: [res("a"), res("b")]})
@@ -117,6 +127,7 @@ def test_d1_a_spontaneous_request_is_no_ack():
     assert content(second) == {"b": "1"}
 
 
+@pytest.mark.rule("D2")
 def test_d2_every_subscribed_name_is_answered_and_missing_ones_are_listed_as_removed():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {EDS: [res("a")]})
@@ -125,6 +136,7 @@ def test_d2_every_subscribed_name_is_answered_and_missing_ones_are_listed_as_rem
     assert answer.removed == ("missing",)
 
 
+@pytest.mark.rule("D2")
 def test_d2_a_type_nobody_serves_is_answered_too():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {})
@@ -132,6 +144,7 @@ def test_d2_a_type_nobody_serves_is_answered_too():
     assert answer.removed == ("cert",)
 
 
+@pytest.mark.rule("D3")
 def test_d3_a_pure_unsubscribe_is_not_answered_and_unknown_ones_are_ignored():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {EDS: [res("a"), res("b")]})
@@ -141,6 +154,7 @@ def test_d3_a_pure_unsubscribe_is_not_answered_and_unknown_ones_are_ignored():
     assert peer.publish(2, {EDS: [res("a"), res("b", "2")]}) == ()
 
 
+@pytest.mark.rule("D3")
 def test_d3_an_explicit_name_dropped_under_a_wildcard_is_answered():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {CDS: [res("a"), res("b")]})
@@ -151,6 +165,7 @@ def test_d3_an_explicit_name_dropped_under_a_wildcard_is_answered():
     assert answer.removed == ("missing",)
 
 
+@pytest.mark.rule("D4")
 def test_d4_a_removed_name_is_still_watched():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {EDS: [res("a")]})
@@ -164,6 +179,7 @@ def test_d4_a_removed_name_is_still_watched():
     assert content(back) == {"a": "1"}
 
 
+@pytest.mark.rule("D5")
 @BOTH
 def test_d5_an_empty_world_is_answered_once(variant):
     peer = Peer(variant)
@@ -172,6 +188,19 @@ def test_d5_an_empty_world_is_answered_once(variant):
     assert (answer.resources, answer.removed) == ((), ())
     assert peer.ack(answer) == ()
     assert peer.stream.synced_serial == 1
+
+
+@pytest.mark.rule("D8")
+def test_d8_clusters_may_be_named_one_by_one_on_demand():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {CDS: [res("a"), res("b"), res("c")]})
+    [answer] = peer.ask(CDS, "a")
+    assert content(answer) == {"a": "1"}
+    [answer] = peer.ack(answer, "b")
+    assert content(answer) == {"b": "1"}
+    peer.ack(answer)
+    [answer] = peer.ask(CDS, "unknown")
+    assert (content(answer), answer.removed) == ({}, ("unknown",))
 
 
 # Heartbeats of leases
@@ -185,6 +214,7 @@ def leased(variant):
     return peer
 
 
+@pytest.mark.rule("D6")
 @BOTH
 def test_d6_a_heartbeat_prolongs_what_is_leased_and_leaves_the_rest(variant):
     peer = leased(variant)
@@ -196,6 +226,7 @@ def test_d6_a_heartbeat_prolongs_what_is_leased_and_leaves_the_rest(variant):
     assert peer.facts[0] == Acked(type_url=RTDS, version=beat.version, heartbeat=True)
 
 
+@pytest.mark.rule("D6")
 @BOTH
 def test_d6_no_heartbeat_while_a_response_is_unanswered(variant):
     peer = leased(variant)
@@ -206,12 +237,14 @@ def test_d6_no_heartbeat_while_a_response_is_unanswered(variant):
     assert peer.stream.heartbeat(RTDS, ["t"], beat=4, now=2.0)[0].nonce != beat.nonce
 
 
+@pytest.mark.rule("D6")
 def test_d6_a_heartbeat_that_comes_too_late_carries_the_whole_resource():
     peer = leased(Variant.DELTA)
     [beat] = peer.stream.heartbeat(RTDS, ["t"], beat=1, now=2.9)
     assert not beat.bodiless
 
 
+@pytest.mark.rule("D6")
 def test_d6_what_was_rejected_is_not_kept_alive():
     peer = leased(Variant.DELTA)
     [answer] = peer.publish(2, {RTDS: [res("t", "2", ttl_s=3.0), res("free")]})
@@ -219,6 +252,7 @@ def test_d6_what_was_rejected_is_not_kept_alive():
     assert peer.stream.heartbeat(RTDS, ["t"], beat=1, now=1.0) == ()
 
 
+@pytest.mark.rule("D6")
 @BOTH
 def test_d6_a_lease_that_begins_or_ends_is_a_change_of_its_own(variant):
     peer = leased(variant)
@@ -292,6 +326,7 @@ def test_an_error_goes_when_the_client_no_longer_wants_what_it_rejected(variant)
     assert peer.stream.synced_serial == 1
 
 
+@pytest.mark.rule("P7")
 def test_removals_rejected_along_with_something_else_go_again_with_the_next_change():
     peer = Peer(Variant.DELTA)
     peer.publish(1, {CDS: [res("a")]})

@@ -119,6 +119,7 @@ def test_a_policy_that_demands_the_lease_gives_an_unleased_proxy_no_share_and_no
     assert virtual.routes[0].route.request_mirror_policies[0].runtime_fraction.default_value.numerator == 0
 
 
+@pytest.mark.rule("D7")
 def test_all_layers_are_always_there_and_only_one_with_a_share_or_a_copy_has_a_lifetime():
     assert set(rendered()[RTDS]) == set(names.LAYER_NAMES)
     assert {each.ttl_s for each in rendered(wish())[RTDS].values()} == {None}
@@ -147,6 +148,7 @@ def test_the_order_of_the_wishes_changes_nothing():
     assert all(rendered(*order) == first for order in permutations(wishes))
 
 
+@pytest.mark.rule("P19")
 def test_versions_follow_the_content_and_nothing_else():
     one, other = rendered(wish(share_bp=100)), rendered(wish(share_bp=200, publication=2))
     assert one[CDS] == other[CDS]
@@ -156,6 +158,7 @@ def test_versions_follow_the_content_and_nothing_else():
     assert changed == {layer_of("chat")}, "a new share is one small resource"
 
 
+@pytest.mark.rule("P21")
 @pytest.mark.parametrize("fallback", list(Fallback))
 @pytest.mark.parametrize("candidate", [None, CANDIDATE, DNS])
 @pytest.mark.parametrize("leased", [True, False])

@@ -54,6 +54,7 @@ async def test_a_delta_client_gets_only_what_changed():
         await until(lambda: world.hub.sync_state("all", 3).acked == 1)
 
 
+@pytest.mark.rule("P5", "P6")
 async def test_a_nack_is_told_with_the_proxys_words_and_stays_until_content_changes():
     async with serving() as world, connected(world, DELTA) as client:
         world.hub.publish("all", snapshot(1, RDS=[resource("r", "bad")]))
@@ -87,6 +88,7 @@ async def test_two_proxies_of_a_group_get_the_very_same_bytes():
         assert await one.receive_raw() == await other.receive_raw()
 
 
+@pytest.mark.rule("D6")
 async def test_a_leased_resource_is_prolonged_without_its_body_on_delta():
     async with serving() as world, connected(world, DELTA) as client:
         world.hub.publish("all", snapshot(1, RTDS=[resource("layer", ttl_s=3.0)]))
@@ -103,6 +105,7 @@ async def test_a_leased_resource_is_prolonged_without_its_body_on_delta():
         assert not beat.resources[0].HasField("resource")
 
 
+@pytest.mark.rule("S6")
 async def test_a_leased_resource_is_prolonged_whole_and_wrapped_in_the_state_of_the_world():
     async with serving() as world, connected(world, SOTW) as client:
         world.hub.publish("all", snapshot(1, RTDS=[resource("layer", ttl_s=3.0)]))
@@ -118,6 +121,7 @@ async def test_a_leased_resource_is_prolonged_whole_and_wrapped_in_the_state_of_
         assert wrapped.resource.value == b"layer@1"
 
 
+@pytest.mark.rule("P22")
 async def test_a_stream_waits_for_the_first_world_of_its_group():
     async with serving() as world, connected(world, SOTW) as client:
         await client.send(sotw(CDS, node=node()))
@@ -127,6 +131,7 @@ async def test_a_stream_waits_for_the_first_world_of_its_group():
         assert [each.value for each in (await client.receive()).resources] == [b"a@1"]
 
 
+@pytest.mark.rule("P22")
 async def test_nobody_is_let_in_before_the_state_is_loaded():
     async with serving(ready=False) as world, connected(world, SOTW) as client:
         code, details = await client.status()
@@ -147,6 +152,7 @@ async def test_a_proxy_that_no_group_selects_is_told_so_and_remembered():
         assert isinstance(world.events[0], Refused)
 
 
+@pytest.mark.rule("P1", "P2")
 @pytest.mark.parametrize(
     ("message", "words"),
     [
@@ -183,6 +189,7 @@ async def test_garbage_that_is_not_even_http_leaves_the_server_serving():
             assert len((await client.receive()).resources) == 1
 
 
+@pytest.mark.rule("P2", "P20")
 async def test_a_node_repeated_in_every_request_is_skipped_and_its_first_kept_small():
     async with serving() as world, connected(world, DELTA) as client:
         big = node(padding=600)
@@ -196,6 +203,18 @@ async def test_a_node_repeated_in_every_request_is_skipped_and_its_first_kept_sm
         assert (status.node_id, status.cluster, status.version) == ("n1", "c", "1.40.0")
 
 
+@pytest.mark.rule("P2")
+async def test_the_node_of_the_first_request_counts_for_the_life_of_the_stream():
+    async with serving() as world, connected(world, DELTA) as client:
+        world.hub.publish("all", snapshot(1, CDS=[resource("a")]))
+        await client.send(delta(CDS, node=node("n1")))
+        answer = await client.receive()
+        await client.send(delta(CDS, node=node("another", "nobody"), nonce=answer.nonce))
+        await until(lambda: world.hub.sync_state("all", 1).acked == 1)
+        assert [each.node_id for each in world.hub.proxies()] == ["n1"]
+
+
+@pytest.mark.rule("P1")
 @pytest.mark.parametrize(
     ("method", "first"), [("StreamEndpoints", sotw("", "e", node=node())), ("DeltaEndpoints", delta("", "e", node=node()))]
 )
@@ -208,6 +227,7 @@ async def test_a_per_type_service_implies_its_type(method, first):
         assert len(answer.resources) == 1
 
 
+@pytest.mark.rule("P1")
 async def test_a_per_type_service_refuses_another_type():
     async with serving() as world, connected(world, "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints") as client:
         await client.send(sotw(CDS, node=node()))

@@ -183,6 +183,7 @@ async def test_a_grpc_client_follows_weights(stage):
     assert {each.state for each in status.types} == {State.SYNCED}
 
 
+@pytest.mark.rule("P10", "P14")
 async def test_a_weight_of_zero_makes_it_unsubscribe_the_cluster_and_more_brings_it_back_unchanged(stage):
     """What it gives up it has forgotten: the same cluster and endpoints must be sent once more (xDS: a re-subscribed name is re-sent)."""
     hub, caller, ports = stage
@@ -199,6 +200,7 @@ async def test_a_weight_of_zero_makes_it_unsubscribe_the_cluster_and_more_brings
     assert hub.asks_for(CDS) == hub.asks_for(EDS) == both
 
 
+@pytest.mark.rule("P6")
 async def test_weights_that_sum_to_nothing_are_rejected_in_its_own_words_and_it_keeps_the_old_ones(stage):
     hub, caller, ports = stage
     hub.publish("all", snapshot(1, ports, {"stable": 100}))
@@ -219,6 +221,7 @@ async def test_weights_that_sum_to_nothing_are_rejected_in_its_own_words_and_it_
     await answers_come_from(caller, {"canary"})
 
 
+@pytest.mark.rule("P12")
 async def test_endpoints_that_come_late_are_sent_when_they_are_there(stage):
     hub, caller, ports = stage
     hub.publish("all", snapshot(1, ports, {"stable": 100}, late={"stable"}))
@@ -229,6 +232,7 @@ async def test_endpoints_that_come_late_are_sent_when_they_are_there(stage):
     assert await calling == ["stable"] * 3
 
 
+@pytest.mark.rule("P16")
 async def test_a_cluster_that_is_moved_to_other_endpoints_is_followed(stage):
     hub, caller, ports = stage
     hub.publish("all", snapshot(1, ports, {"stable": 100}))

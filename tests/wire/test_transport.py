@@ -144,6 +144,7 @@ async def test_a_silent_peer_that_answers_pings_stays_and_one_that_vanished_goes
         await until(lambda: service.closed == 1)
 
 
+@pytest.mark.rule("P20")
 async def test_a_request_over_the_limit_ends_its_stream_and_no_other():
     service = Service()
     async with serving(service) as address, grpc.aio.insecure_channel(address) as channel:
@@ -157,6 +158,7 @@ async def test_a_request_over_the_limit_ends_its_stream_and_no_other():
         await until(lambda: service.closed == 1)
 
 
+@pytest.mark.rule("P20")
 async def test_a_request_of_the_limit_is_taken():
     service = Service()
     async with serving(service) as address, grpc.aio.insecure_channel(address) as channel:
