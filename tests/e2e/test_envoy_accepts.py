@@ -266,7 +266,6 @@ async def test_a_listener_port_in_use_is_rejected_in_envoys_own_words_and_nothin
         assert not (await world.client.request()).failure
 
 
-@pytest.mark.rule("P22")
 async def test_an_envoy_that_started_before_us_serves_as_soon_as_we_are_there(tmp_path):
     async with two_versions(tmp_path) as world:
         await world.plane.stop()

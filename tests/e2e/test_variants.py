@@ -9,6 +9,7 @@ import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.config_source_pb2 import ConfigSource
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment

@@ -26,6 +26,17 @@ def test_p3_each_type_has_its_own_versions_nonces_and_answers(variant):
     assert [each.state for each in peer.stream.progress()] == [State.SYNCED, State.ERROR]
 
 
+@pytest.mark.rule("P3")
+@BOTH
+def test_p3_a_type_that_waits_for_an_answer_holds_back_no_other(variant):
+    peer = Peer(variant)
+    peer.publish(1, {CDS: [res("c")], RDS: [res("r")]})
+    peer.ask(CDS)
+    peer.ack(peer.ask(RDS, "r")[0])
+    [routes] = peer.publish(2, {CDS: [res("c", "2")], RDS: [res("r", "2")]})
+    assert routes.type_url == RDS
+
+
 @pytest.mark.rule("P4")
 @BOTH
 def test_p4_the_first_request_of_a_type_is_initial_whatever_nonce_it_carries(variant):
@@ -108,6 +119,21 @@ def test_p6_a_newer_version_that_is_already_there_goes_out_on_the_nack(variant):
     assert peer.publish(2, {RDS: [res("r", "good")]}) == ()
     [better] = peer.nack(answer)
     assert content(better) == {"r": "good"}
+
+
+@pytest.mark.rule("P6")
+@BOTH
+def test_p6_rejections_of_two_responses_add_up_until_each_is_answered_for(variant):
+    peer = Peer(variant)
+    peer.publish(1, {RDS: [res("one", "bad")]})
+    peer.nack(peer.ask(RDS, "one", "two")[0])
+    [answer] = peer.publish(2, {RDS: [res("one", "bad"), res("two", "bad")]})
+    assert content(answer) == {"two": "bad"}
+    peer.nack(answer, words="the second")
+    [answer] = peer.publish(3, {RDS: [res("one", "bad"), res("two", "good")]})
+    peer.ack(answer)
+    assert peer.stream.resources(RDS) == (("one", "bad", True), ("two", "good", False))
+    assert peer.stream.rejects
 
 
 @pytest.mark.rule("P7")
@@ -200,6 +226,16 @@ def test_p13_delta_wildcards():
     assert content(answer) == {"A": "2"}
     peer.ack(answer, unsubscribe=("A",))
     assert peer.publish(3, {CDS: [res("A", "3"), res("B", "3")]}) == ()
+
+
+@pytest.mark.rule("P13")
+def test_p13_delta_what_is_on_the_way_is_sent_again_when_the_wildcard_begins():
+    peer = Peer(Variant.DELTA)
+    peer.publish(1, {CDS: [res("a"), res("b")]})
+    [answer] = peer.ask(CDS, "a")
+    assert peer.ask(CDS, "*") == ()
+    [answer] = peer.ack(answer)
+    assert content(answer) == {"a": "1", "b": "1"}
 
 
 @pytest.mark.rule("P13")

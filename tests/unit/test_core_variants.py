@@ -3,6 +3,8 @@
 P, S and D are the rules of both variants, of the state of the world and of delta, in the order of Envoy's `xds_protocol.rst`.
 """
 
+import pytest
+
 from tests.xds_peer import BOTH, Peer, content, res
 from xds_server.core.facts import Acked, Request, Stale, Subscribed, Variant
 from xds_server.core.stream import State
