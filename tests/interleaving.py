@@ -80,8 +80,6 @@ class Interleaving:
         now = self.worlds[self.at]
         left = {each: has for each, has in now.get(url, {}).items() if each != name}
         self.worlds[self.at] = now | {url: left | ({name: version} if version else {})}
-        if not hasattr(self.snapshot, "replace"):  # TEMPORARY
-            return self.publish(self.worlds[self.at], self.at)
         changed = {url: {name: resource(url, name, version) if version else None}}
         self.show(self.snapshot.replace(serial=self.serial + 1, changed=changed))
 

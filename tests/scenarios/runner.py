@@ -6,7 +6,7 @@ A transcript is read line by line. Its author writes
     == 2: CDS v2 [a@2 b@1] RDS v1 []  snapshot 2: these types are now all of this; the others stay as they were
     == 2 trial: RDS v2 [a@2]          the same of a second world, which began as a copy of the first ("home")
     see trial                         the stream is shown that world from now on
-    <- ask CDS [a b]                  a request that answers nothing: names, in delta also -[c]; `has [a@1]` is what it kept, `nonce old` is left over
+    <- ask CDS [a b]                  answers nothing; delta also -[c]; `has [a@1]` is what it kept, `nonce x` is left over
     <- ACK CDS | NACK RDS "words"     answers the last response of the type; `#3` answers that one; [names] if the names changed
     beat RTDS [a]                     a heartbeat of leased resources
     later 2.5 s                       time passes
@@ -72,7 +72,9 @@ class Stage:
         match line.split():
             case ["stream", variant]:
                 return self.begin(Variant(variant))
-            case ["see", world]:
+            case ["see" | "beat" | "<-", *_] if self.stream is None:
+                raise ValueError(f"{line!r} comes before any stream; hint: write `stream sotw` or `stream delta` above")
+            case ["see", world] if world in self.worlds:
                 self.at = world
                 return self.offer()
             case ["later", seconds, "s"]:
@@ -82,8 +84,6 @@ class Stage:
                 return self.heartbeat(**_groups(BEAT, line))
             case ["==", *_]:
                 return self.publish(**_groups(WORLD, line))
-            case ["<-", *_] if self.stream is None:
-                raise ValueError("no stream has begun; hint: write `stream sotw` or `stream delta` before")
             case ["<-", "ask", *_]:
                 return self.ask(**_groups(ASK, line))
             case ["<-", *_]:

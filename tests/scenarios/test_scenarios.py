@@ -1,8 +1,9 @@
-"""Each story in `transcripts/` happens as it is written. After a wanted change: `python -m tests.scenarios --rewrite`, and read the difference."""
+"""Each story in `transcripts/` happens as it is written. `python -m tests.scenarios --rewrite` follows a wanted change."""
 
 import pytest
 
 from tests.scenarios.runner import FOLDER, play
+from xds_server.core.stream import AdsStream
 
 STORIES = sorted(FOLDER.glob("*.txt"))
 
@@ -34,6 +35,7 @@ def test_what_the_server_does_is_not_taken_from_the_transcript():
     ("line", "complaint"),
     [
         ("<- shrug CDS", "line 2: '<- shrug CDS' is not written as it must be"),
+        ("see nowhere", "line 2: 'see nowhere' is no step"),
         ("sing", "line 2: 'sing' is no step"),
         ("<- ACK CDS", "line 2: '<- ACK CDS' answers nothing"),
         ("<- ask XDS", "XDS is no type"),
@@ -44,3 +46,14 @@ def test_what_the_server_does_is_not_taken_from_the_transcript():
 def test_a_line_that_cannot_be_played_is_named(line, complaint):
     with pytest.raises(ValueError, match=complaint):
         play(f"stream sotw\n{line}\n")
+
+
+def test_a_client_cannot_speak_before_its_stream_begins():
+    with pytest.raises(ValueError, match="line 1: '<- ask CDS' comes before any stream"):
+        play("<- ask CDS\n")
+
+
+def test_a_fault_of_the_stream_is_no_story_even_when_it_is_rewritten(monkeypatch):
+    monkeypatch.setattr(AdsStream, "_take_child_along", lambda *_, **__: None)
+    with pytest.raises(ValueError, match="the oracle says something else"):
+        play((FOLDER / "07-cluster-takes-endpoints-along.txt").read_text())
