@@ -194,6 +194,8 @@ class Interleaving:
                 now = self.worlds[self.at].get(url, {})
                 rejected = {name: version for name, version in self.sent[url].items() if now.get(name) == version}
                 self.nacked |= {(url, name, self.wishes_at_send[url]): version for name, version in rejected.items()}
+            else:  # what was rejected beside something else may be tried once more
+                self.nacked = {key: version for key, version in self.nacked.items() if key[0] != url}
         facts = [type(fact).__name__ for fact in self.stream.receive(request, now=self.now)]
         assert facts == self.oracle.receive(request), f"{request} was understood as {facts}"
         self.offer()

@@ -88,7 +88,10 @@ class Oracle:
         if rejected:
             record.refused |= said.fresh
         else:
-            record.refused = {name: v for name, v in record.refused.items() if not said.everything and name not in said.names}
+            left = {name: version for name, version in record.refused.items() if not said.everything and name not in said.names}
+            if left != record.refused:
+                record.due |= left.keys()
+            record.refused = left
 
     def wish(self, record, request, *, full, first):
         """True if it changed something or wants to hear something again."""

@@ -1,61 +1,55 @@
-"""`python -m tests.fuzz [--inputs N] [--sessions N] [--interleavings N] [--seed S]`: exits with 1 and how to play it again on a finding."""
+"""`python -m tests.fuzz`: a million hostile messages, hostile streams and random conversations. 1 if something was found, with how to have it again."""
 
 import argparse
-import resource
+import secrets
 import sys
 import time
-import traceback
-from pathlib import Path
 
 import structlog
 
-from tests.fuzz import attack
+from tests.fuzz.run import ATTACKS, attack, rss_mib
 
-STEP = 10_000
+MAX_FINDINGS = 5
+MAX_GROWTH_MIB = 100
+"""Nothing that was said may stay; caches have their bounds, and the allocator its habits."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=attack.__doc__)
-    parser.add_argument("--inputs", type=int, default=1_000_000, help="hostile messages to the decoder")
-    parser.add_argument("--sessions", type=int, default=20_000, help="hostile streams through a hub")
-    parser.add_argument("--interleavings", type=int, default=100_000, help="random conversations")
-    parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="messages to decode")
+    parser.add_argument("--sessions", type=int, default=20_000, help="hostile streams on a hub")
+    parser.add_argument("--interleavings", type=int, default=100_000, help="conversations on one stream")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="a former one, to have its findings again")
+    chosen = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    try:
-        told("inputs taken for a request", asked.inputs, lambda place, count: attack.bytes_in(asked.seed + place, count))
-        told("sessions ended", asked.sessions, lambda place, count: attack.sessions(asked.seed + place, count))
-        told("conversations", asked.interleavings, lambda place, count: conversations(asked.seed + place, count))
-    except Exception:  # noqa: BLE001 - whatever it is, it is a finding
-        traceback.print_exc()
-        return 1
-    return 0
+    print(f"seed {chosen.seed}", flush=True)
+    amounts = {"messages": chosen.inputs, "sessions": chosen.sessions, "conversations": chosen.interleavings}
+    findings = sum(run(kind, amount, chosen.seed) for kind, amount in amounts.items())
+    print("nothing found" if not findings else f"{findings} findings; hint: --seed {chosen.seed} has them again")
+    return int(findings > 0)
 
 
-def conversations(seed: int, count: int) -> int:
-    for number in range(count):
-        attack.conversation(seed + number)
-    return count
-
-
-def told(what: str, total: int, attempt) -> None:
-    """Runs one attack in steps and prints its figures; the first step warms up and does not count as growth."""
-    began, found, before = time.perf_counter(), 0, 0.0
-    for place in range(0, total, STEP):
-        found += attempt(place, min(STEP, total - place))
-        if place == 0:
-            before = resident_mib()
-        print(f"\r{what}: {min(place + STEP, total)} of {total}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    print(
-        f"{what}: {found} of {total} in {time.perf_counter() - began:.0f} s, no finding, memory {before:.0f} -> {resident_mib():.0f} MiB",
-        flush=True,
-    )
-
-
-def resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def run(kind, amount, seed):
+    """All attacks of a kind, until there are more findings than anybody reads. How many findings."""
+    size = ATTACKS[kind][1]
+    batches = -(-amount // size)
+    attack(kind, "warm", seed)
+    before, begun, findings = rss_mib(), time.monotonic(), 0
+    for number in range(batches):
+        words = attack(kind, number, seed)
+        if words:
+            findings += 1
+            print(words, flush=True)
+        if number % max(1, batches // 100) == 0:
+            print(f"\r{kind}: {number * size:,} of {amount:,}, {findings} findings ", end="", file=sys.stderr, flush=True)
+        if findings >= MAX_FINDINGS:
+            break
+    after, took_s = rss_mib(), time.monotonic() - begun
+    print(f"\r{kind}: {(number + 1) * size:,} in {took_s:.0f} s, {findings} findings, memory {before:.0f} -> {after:.0f} MiB", flush=True)
+    if after - before > MAX_GROWTH_MIB:
+        print(f"{kind}: memory grew by more than {MAX_GROWTH_MIB} MiB")
+        findings += 1
+    return findings
 
 
 if __name__ == "__main__":

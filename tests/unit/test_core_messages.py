@@ -55,6 +55,14 @@ def test_error_detail_is_a_rejection_even_without_words_and_long_words_are_cut()
     assert len(decode(message.SerializeToString(), Variant.SOTW, implied_type=None, node_known=True)[0].error) == MAX_WORDS
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_metadata_that_no_json_can_hold_is_refused_in_words(number):
+    node = Node(id="n")
+    node.metadata["zone"] = number
+    with pytest.raises(PeerError, match="metadata cannot be read"):
+        decode(wire.DiscoveryRequest(type_url=CDS, node=node).SerializeToString(), Variant.SOTW, implied_type=None, node_known=False)
+
+
 def test_of_large_metadata_only_our_own_key_is_kept():
     node = Node(id="n")
     node.metadata["crossfade"] = {"layers": 16}

@@ -5,9 +5,9 @@ P, S and D are the rules of both variants, of the state of the world and of delt
 
 import pytest
 
-from tests.xds_peer import BOTH, Peer, content, res
+from tests.xds_peer import BOTH, Peer, content, res, world
 from xds_server.core.facts import Acked, Request, Stale, Subscribed, Variant
-from xds_server.core.stream import State
+from xds_server.core.stream import AdsStream, State
 from xds_server.core.types import CDS, EDS, LDS, RDS, RTDS
 
 # State of the world
@@ -340,3 +340,33 @@ def test_removals_rejected_along_with_something_else_go_again_with_the_next_chan
     assert (content(again), again.removed) == ({"b": "good"}, ("a",))
     peer.ack(again)
     assert peer.stream.synced_serial == 3
+
+
+@pytest.mark.rule("P6", "P7")
+@pytest.mark.parametrize("variant", list(Variant))
+def test_what_was_rejected_beside_something_bad_is_tried_once_more_when_that_is_mended(variant):
+    stream = AdsStream(variant)
+    names = ("a", "b", "c")
+    said = stream.receive(Request(type_url=EDS, names=names))
+    (response,) = stream.offer(world(1, {EDS: [res("a", "bad"), res("b"), res("c")]}))
+
+    def answer(error=None):
+        nonlocal said, response
+        said = stream.receive(Request(type_url=EDS, names=names if variant is Variant.SOTW else (), nonce=response.nonce, error=error))
+
+    answer("a is bad")
+    mended = world(2, {EDS: [res("a", "2"), res("b"), res("c")]})
+    (response,) = stream.offer(mended)
+    assert [each.name for each in response.resources] == ["a"], "the mended one alone: what else was bad must not spoil it"
+    answer()
+    (response,) = stream.offer(mended)
+    assert [each.name for each in response.resources] == ["b", "c"]
+    answer("c is bad too")
+    assert stream.offer(mended) == (), "once is enough"
+    assert stream.errors == ((EDS, "c is bad too"),)
+    assert stream.synced_serial < 2
+    (response,) = stream.offer(world(3, {EDS: [res("a", "2"), res("b"), res("c", "2")]}))
+    answer()
+    (response,) = stream.offer(world(3, {EDS: [res("a", "2"), res("b"), res("c", "2")]}))
+    answer()
+    assert (stream.errors, stream.synced_serial) == ((), 3)

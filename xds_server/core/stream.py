@@ -204,8 +204,11 @@ class _World:
             names = tuple(sorted(answered.fresh))
             return Nacked(type_url=self.row.url, version=answered.response.version, message=self.error, resources=names)
         if self.rejected:
-            still = {} if answered.full else self.rejected
-            self.reject({name: version for name, version in still.items() if name not in answered.names})
+            still = {} if answered.full else {name: version for name, version in self.rejected.items() if name not in answered.names}
+            if len(still) < len(self.rejected):  # what spoiled the rest may be gone: the rest is tried once more
+                self.asked |= frozenset(still)
+                self.seen = self.seen if not still else None
+            self.reject(still)
         else:
             self.error = ""
         self.acked_version = answered.response.version

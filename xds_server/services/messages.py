@@ -105,7 +105,10 @@ def _metadata(node: Any) -> Mapping[str, object]:
             small.metadata.fields[_OUR_METADATA].CopyFrom(ours)
         metadata = small.metadata
     # A double is all a Struct has; whole numbers are meant as such by whoever wrote the bootstrap.
-    plain: dict[str, object] = MessageToDict(metadata)
+    try:
+        plain: dict[str, object] = MessageToDict(metadata)
+    except ValueError as error:  # a number that JSON has no word for
+        raise PeerError(f"the node's metadata cannot be read: {error}") from error
     return plain
 
 
