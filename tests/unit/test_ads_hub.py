@@ -306,3 +306,17 @@ def test_a_group_counts_who_has_accepted_a_snapshot_and_quotes_who_rejects_it(hu
     assert hub.sync_state("g", 2) == Sync(selected=2, acked=1, rejected=0, words="")
     sessions[1].closed()
     assert hub.sync_state("g", 2).selected == 1
+
+
+def test_heartbeats_of_two_worlds_never_have_the_same_nonce_on_a_stream(hub):
+    outlet, leased = Outlet(), [res("a", ttl_s=3.0)]
+    hub.publish("g", world(1, {CDS: leased}))
+    session = join(hub, outlet)
+    ack(session, outlet)
+    hub.heartbeat("g", CDS, ["a"])
+    ack(session, outlet)
+    hub.publish("trial", world(2, {CDS: leased}))
+    hub.assign("g", {"n"}, "trial")
+    hub.heartbeat("trial", CDS, ["a"])
+    nonces = [wire.DeltaDiscoveryResponse.FromString(sent).nonce for sent in outlet.sent]
+    assert len(nonces) == len(set(nonces)) == 3

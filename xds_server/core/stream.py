@@ -336,7 +336,7 @@ class AdsStream:
         Args:
             type_url: Type of the leased resources.
             names: Of the leased resources to prolong; those the client does not have, rejected or has without lifetime are left out.
-            beat: Number of the heartbeat, growing within the group, the same for all its streams.
+            beat: Number of the heartbeat, growing over all worlds this client may see, the same for all streams it goes to.
             now: Time of sending [seconds].
         """
         world = self._worlds.get(type_url)

@@ -99,6 +99,7 @@ class AdsHub:
         self._deferred = False
         self._remembered: OrderedDict[str, None] = OrderedDict()
         self._refused: OrderedDict[tuple[str, str], RefusedProxy] = OrderedDict()
+        self._beat = 0
         self._streams = 0
         self._ready = False
 
@@ -162,10 +163,10 @@ class AdsHub:
         group = self._groups.get(key)
         if group is None:
             return
-        group.beat += 1
+        self._beat += 1  # of the hub, not of the world: a proxy that is shown another one must not see a number twice
         wanted, now = tuple(names), self.clock()
         for session in tuple(group.sessions):
-            group.send(session, session.stream.heartbeat(type_url, wanted, beat=group.beat, now=now))
+            group.send(session, session.stream.heartbeat(type_url, wanted, beat=self._beat, now=now))
 
     def tick(self) -> None:
         """Ends streams that are too old or owe an answer for too long; to be called about once a second.

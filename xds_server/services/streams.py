@@ -141,14 +141,13 @@ class Session:
 class World:
     """All streams that see one world."""
 
-    __slots__ = ("_encoded", "_reached", "beat", "key", "pushes", "rejecting", "sessions", "snapshot")
+    __slots__ = ("_encoded", "_reached", "key", "pushes", "rejecting", "sessions", "snapshot")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.snapshot: Snapshot | None = None
         self.sessions: dict[Session, None] = {}
         self.rejecting: dict[Session, None] = {}
-        self.beat = 0
         self.pushes: dict[str, int] = {}
         self._encoded: dict[str, bytes] = {}
         self._reached: Counter[int] = Counter()
