@@ -46,7 +46,7 @@ check: $(VENV)/.dev ## lint, types, layers, documents in step
 bench: $(VENV)/.dev ## the benchmarks in bench/: ONLY=name for one
 	@$(BIN)/python -m bench $(ONLY)
 
-fuzz: $(VENV)/.dev ## a million hostile inputs, 100,000 random conversations: about ten minutes
+fuzz: $(VENV)/.dev ## a million hostile inputs, 100,000 random conversations: about five minutes
 	@$(BIN)/python -m tests.fuzz
 
 go: $(VENV)/.dev ## the discovery services against a client written in Go (needs go)
