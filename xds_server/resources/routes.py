@@ -6,7 +6,7 @@ Neighbours: `names`, `clusters`, `listeners`. Source: Envoy `route_components.pr
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -107,6 +107,7 @@ class RouteTable:
         rollouts: Whose routes are here.
         patterns: Host pattern -> the routes that were asked for under it, in order of trial.
         hosts: Every host pattern as a virtual host of the serialised configuration; a dictionary, so no domain is there twice.
+        order: Rollouts and hosts as the resource has them.
         resource: The whole of it.
     """
 
@@ -114,11 +115,12 @@ class RouteTable:
     rollouts: Mapping[str, RolloutRoutes] = field(default_factory=dict)
     patterns: Mapping[str, tuple[Route, ...]] = field(default_factory=dict)
     hosts: Mapping[str, Piece] = field(default_factory=dict)
+    order: tuple[Sequence[str], Sequence[str]] = ((), ())
     resource: Resource
 
     @classmethod
     def empty(cls, name: str) -> "RouteTable":
-        return cls(name=name, resource=_configuration(name, {}, {}))
+        return cls(name=name, resource=_configuration(name, (), ()))
 
     def edited(self, edits: Mapping[str, RolloutRoutes | None]) -> "RouteTable":
         """The table with other routes of some rollouts, None for none; itself if they are what it has already."""
@@ -129,9 +131,9 @@ class RouteTable:
         rebuilt = self._rebuilt(edits)
         patterns = replaced(self.patterns, rebuilt)
         hosts = replaced(self.hosts, {host: _virtual_host(host, patterns) for host in _covered(rebuilt, patterns)})
-        return RouteTable(
-            name=self.name, rollouts=rollouts, patterns=patterns, hosts=hosts, resource=_configuration(self.name, rollouts, hosts)
-        )
+        order = _order_of(rollouts, self.rollouts, self.order[0]), _order_of(hosts, self.hosts, self.order[1])
+        resource = _configuration(self.name, map(rollouts.__getitem__, order[0]), map(hosts.__getitem__, order[1]))
+        return RouteTable(name=self.name, rollouts=rollouts, patterns=patterns, hosts=hosts, order=order, resource=resource)
 
     def _rebuilt(self, edits: Mapping[str, RolloutRoutes | None]) -> dict[str, tuple[Route, ...] | None]:
         """The patterns that an edit adds to or takes from; None where nothing is left."""
@@ -172,10 +174,15 @@ def _virtual_host(host: str, patterns: Mapping[str, tuple[Route, ...]]) -> Piece
     return nested(HOSTS_FIELD, joined((head, *routes)))
 
 
-def _configuration(name: str, rollouts: Mapping[str, RolloutRoutes], hosts: Mapping[str, Piece]) -> Resource:
+def _order_of(names: Mapping[str, object], before: Mapping[str, object], order: Sequence[str]) -> Sequence[str]:
+    """The names sorted; sorting a thousand takes longer than seeing that they are the same as before."""
+    return order if names.keys() == before.keys() else sorted(names)
+
+
+def _configuration(name: str, rollouts: Iterable[RolloutRoutes], hosts: Iterable[Piece]) -> Resource:
     first, last = piece(route_pb2.RouteConfiguration(name=name)), piece(route_pb2.RouteConfiguration(ignore_port_in_host_matching=True))
-    needs = chain.from_iterable([rollouts[rollout].needs for rollout in sorted(rollouts)])
-    return resource(name, joined((first, *map(hosts.__getitem__, sorted(hosts)), last)), references=tuple(needs))
+    needs = tuple(chain.from_iterable([routes.needs for routes in rollouts]))
+    return resource(name, joined((first, *hosts, last)), references=needs)
 
 
 def _action(wish: Traffic, *, leased: bool) -> pb.RouteAction:
