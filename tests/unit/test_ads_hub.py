@@ -6,7 +6,7 @@ from envoy.service.discovery.v3 import discovery_pb2 as wire
 
 from tests.xds_peer import res, world
 from xds_server.core.transport import Status
-from xds_server.core.types import CDS, RDS, TYPES
+from xds_server.core.types import CDS, EDS, RDS, TYPES
 from xds_server.services import ads, streams
 from xds_server.services.ads import AdsHub, Limits
 from xds_server.services.proxies import Acked, Refusal, Sync
@@ -320,3 +320,22 @@ def test_heartbeats_of_two_worlds_never_have_the_same_nonce_on_a_stream(hub):
     hub.heartbeat("trial", CDS, ["a"])
     nonces = [wire.DeltaDiscoveryResponse.FromString(sent).nonce for sent in outlet.sent]
     assert len(nonces) == len(set(nonces)) == 3
+
+
+def test_proxies_of_different_zones_see_worlds_that_share_all_but_the_difference():
+    hub = AdsHub(select=lambda node: f"g/{node.cluster}", events=lambda _: None, clock=lambda: 1.0)
+    hub.ready()
+    base = world(1, {CDS: [res("a")], EDS: [res("a", "near-east")]})
+    zones = {"east": base, "west": base.replace(serial=1, changed={EDS: {"a": res("a", "near-west")}})}
+    assert zones["west"].of(CDS) is base.of(CDS), "no copy of what is the same"
+    for zone, snapshot in zones.items():
+        hub.publish(f"g/{zone}", snapshot)
+    told = {}
+    for zone in zones:
+        outlets = [Outlet(), Outlet()]
+        for outlet in outlets:
+            session = join(hub, outlet, f"{zone}-1", cluster=zone)
+            session.received(wire.DeltaDiscoveryRequest(type_url=EDS, resource_names_subscribe=["a"]).SerializeToString())
+        assert outlets[0].sent[1] is outlets[1].sent[1], "one encoding for a zone, not for a node"
+        told[zone] = wire.DeltaDiscoveryResponse.FromString(outlets[0].sent[1]).resources[0].version
+    assert told == {"east": "near-east", "west": "near-west"}
