@@ -62,7 +62,7 @@ class Listener(Part):
     LATER = frozenset({"tls", "access"})
 
     name: Name = Field(examples=["public"])
-    address: IpAddress = Field(default="0.0.0.0", description="IP address to listen on (default every IPv4 address)")  # noqa: S104
+    address: IpAddress = Field(default="0.0.0.0", description="IP address to listen on (default every IPv4 address)")  # noqa: S104 - a listener's
     port: Port = Field(examples=[8080])
 
 

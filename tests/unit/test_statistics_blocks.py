@@ -145,7 +145,7 @@ def expected_absolute(n_c: int, n_b: int, p_c: float, p_b: float, delta: float) 
         (50, 50, 0.045, 0.03, 1, 1.5, 0.99719137),
     ],
 )
-def test_the_relative_form_never_gains_at_its_margin(n_c, n_b, p_c, p_b, ratio, rho, expected):  # noqa: PLR0917
+def test_the_relative_form_never_gains_at_its_margin(n_c, n_b, p_c, p_b, ratio, rho, expected):  # noqa: PLR0917 - a row of a table
     found = expectation(n_c, n_b, p_c, p_b, lambda c, b: blocks.relative(c, b, ratio=np.array([ratio]), rho=rho))
     assert found == pytest.approx(expected, abs=2e-8)
     assert found <= 1

@@ -69,7 +69,7 @@ async def open_store(where: str) -> Store:
     Raises: PermanentStoreError: If it cannot be used, with the reason and how to mend it.
     """
     from xds_server.adapters.store_memory import MemoryStore  # noqa: PLC0415 - the implementations import this port
-    from xds_server.adapters.store_sqlite import open_sqlite  # noqa: PLC0415
+    from xds_server.adapters.store_sqlite import open_sqlite  # noqa: PLC0415 - loaded when used
 
     kind, separator, rest = where.partition(":")
     if kind == "memory" and separator:

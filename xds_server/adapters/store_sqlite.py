@@ -65,7 +65,7 @@ class SqliteStore:
                 db.executemany("INSERT INTO records (name, at, record) VALUES (?, ?, ?)", [(name, at, record) for record, at in records])
                 if records:
                     oldest = "SELECT id FROM records WHERE name = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
-                    db.execute(f"DELETE FROM records WHERE name = ? AND id <= ({oldest})", (name, name, RECORDS_MAX))  # noqa: S608
+                    db.execute(f"DELETE FROM records WHERE name = ? AND id <= ({oldest})", (name, name, RECORDS_MAX))  # noqa: S608 - only our own text
                 return revision
 
         return await self._run(work)

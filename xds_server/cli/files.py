@@ -32,9 +32,9 @@ def validate(context: click.Context, *, paths: tuple[str, ...], form: str) -> No
     Exits 0 when there is none, 1 else. PATH is a file, a directory (searched for *.yaml and *.yml) or - for stdin. The files are judged together: a rollout's Proxies must be among
     them.
     """
-    from policies.spec.loader import load  # noqa: PLC0415
-    from xds_server.cli.picture import faults  # noqa: PLC0415
-    from xds_server.cli.policy_files import as_json  # noqa: PLC0415
+    from policies.spec.loader import load  # noqa: PLC0415 - loaded when used
+    from xds_server.cli.picture import faults  # noqa: PLC0415 - loaded when used
+    from xds_server.cli.policy_files import as_json  # noqa: PLC0415 - loaded when used
 
     texts = read(paths)
     loaded = load(texts)
@@ -60,7 +60,7 @@ def schema(kind: str | None) -> None:
 
     Whole, or of one kind of document.
     """
-    from policies.spec import schema as source  # noqa: PLC0415
+    from policies.spec import schema as source  # noqa: PLC0415 - loaded when used
 
     click.echo(json.dumps(source.schema(kind), indent=2, ensure_ascii=False))
 
@@ -87,7 +87,7 @@ def render(
         raise CliError(f"--to {target} is not supported yet", hint="--to envoy", code=exits.USAGE)
     if step is not None and shares:
         raise click.UsageError("--step and --shares exclude each other")
-    from xds_server.cli.envoy_text import world  # noqa: PLC0415
+    from xds_server.cli.envoy_text import world  # noqa: PLC0415 - loaded when used
 
     loaded = good((path,))
     chosen = [policy for policy in loaded.rollouts if rollout in {None, policy.name}]
@@ -105,8 +105,8 @@ def render(
 
 def _wish(policy: "RolloutPolicy", step: int | None, shares: dict[str, int]) -> "Traffic":
     """What the proxies would be asked for."""
-    from policies.steps import stages  # noqa: PLC0415
-    from policies.traffic import Arm, Traffic  # noqa: PLC0415
+    from policies.steps import stages  # noqa: PLC0415 - loaded when used
+    from policies.traffic import Arm, Traffic  # noqa: PLC0415 - loaded when used
 
     candidate = policy.candidate
     known = {candidate.name} if candidate is not None else set()
@@ -157,7 +157,7 @@ def bootstrap(context: click.Context, *, name: str, node_id: str | None, xds: st
     if group is None:
         known = ", ".join(sorted(groups)) or "none"
         raise CliError(f"there are no Proxies {name!r}", where=path or "on the server", hint=f"there are: {known}", code=exits.USAGE)
-    from xds_server.cli.envoy_text import bootstrap_document  # noqa: PLC0415
+    from xds_server.cli.envoy_text import bootstrap_document  # noqa: PLC0415 - loaded when used
 
     write.document(bootstrap_document(group, name=name, node_id=node_id, xds=where, admin_port=ADMIN_PORT), form)
 

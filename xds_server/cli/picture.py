@@ -156,9 +156,9 @@ def _plain_faults(errors: Sequence[JsonObject]) -> list[str]:
 
 def rich(pictures: Sequence[Picture], errors: Sequence[JsonObject]) -> "RenderableType":
     """The same for a terminal."""
-    from rich.console import Group  # noqa: PLC0415
-    from rich.panel import Panel  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Group  # noqa: PLC0415 - loaded when used
+    from rich.panel import Panel  # noqa: PLC0415 - loaded when used
+    from rich.text import Text  # noqa: PLC0415 - loaded when used
 
     drawn: list[RenderableType] = [_framed(each) for each in pictures] or [Text("no rollouts")]
     if errors:
@@ -168,11 +168,11 @@ def rich(pictures: Sequence[Picture], errors: Sequence[JsonObject]) -> "Renderab
 
 
 def _framed(shown: Picture) -> "RenderableType":
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
-    from rich.console import Group  # noqa: PLC0415
-    from rich.panel import Panel  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - loaded when used
+    from rich.console import Group  # noqa: PLC0415 - loaded when used
+    from rich.panel import Panel  # noqa: PLC0415 - loaded when used
+    from rich.table import Table  # noqa: PLC0415 - loaded when used
+    from rich.text import Text  # noqa: PLC0415 - loaded when used
 
     color = write.COLORS.get(shown.phase, "default")
     rows = Table.grid(padding=(0, 2))

@@ -16,6 +16,6 @@ def demo(context: click.Context, scenario: str | None, keep: bool, port: int | N
 
     A real Envoy, real language models, a bounded load.
     """
-    from xds_server.cli.demo import run  # noqa: PLC0415
+    from xds_server.cli.demo import run  # noqa: PLC0415 - loaded when used
 
     context.exit(run(scenario, keep, port))

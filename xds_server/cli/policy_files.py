@@ -45,8 +45,8 @@ def _file(path: Path) -> bytes:
 
 
 def _directory(path: Path) -> dict[str, bytes]:
-    from xds_server.adapters.policy_directory import PolicyDirectory  # noqa: PLC0415
-    from xds_server.errors import SourceError  # noqa: PLC0415
+    from xds_server.adapters.policy_directory import PolicyDirectory  # noqa: PLC0415 - loaded when used
+    from xds_server.errors import SourceError  # noqa: PLC0415 - loaded when used
 
     try:
         found = asyncio.run(PolicyDirectory(path).read())
@@ -57,8 +57,8 @@ def _directory(path: Path) -> dict[str, bytes]:
 
 def good(paths: Sequence[str]) -> "Loaded":
     """The documents of files that must be free of errors. Raises: CliError."""
-    from policies.spec.loader import load  # noqa: PLC0415
-    from xds_server.cli.picture import faults  # noqa: PLC0415
+    from policies.spec.loader import load  # noqa: PLC0415 - loaded when used
+    from xds_server.cli.picture import faults  # noqa: PLC0415 - loaded when used
 
     loaded = load(read(paths))
     if loaded.errors:

@@ -42,7 +42,7 @@ def serve(context: click.Context, /, **given: str | None) -> None:
         raise CliError(error.message, where=error.where, hint=error.hint, code=exits.USAGE) from None
 
     from xds_server.errors import ServerError  # noqa: PLC0415 - with the whole server behind it
-    from xds_server.runtime import run  # noqa: PLC0415
+    from xds_server.runtime import run  # noqa: PLC0415 - loaded when used
 
     try:
         code = run(config)
@@ -56,7 +56,7 @@ def serve(context: click.Context, /, **given: str | None) -> None:
 
 def explained(error: "ServerError", config: ServeConfig) -> CliError:
     """What hindered the start, in the house form."""
-    from xds_server.errors import ListenError, SourceError, StoreError  # noqa: PLC0415
+    from xds_server.errors import ListenError, SourceError, StoreError  # noqa: PLC0415 - loaded when used
 
     what, _, hint = str(error).partition("; hint: ")
     match error:

@@ -87,7 +87,7 @@ class _Show:
 
     def __enter__(self) -> Self:
         if self._framed and self._redraw:
-            from rich.live import Live  # noqa: PLC0415
+            from rich.live import Live  # noqa: PLC0415 - loaded when used
 
             self._live = Live(console=self._console(), auto_refresh=False, vertical_overflow="visible")
             self._live.start()
@@ -127,7 +127,7 @@ class _Show:
             click.echo(picture.plain(*_pictures(state)))
 
     def _console(self) -> "Console":
-        from rich.console import Console  # noqa: PLC0415
+        from rich.console import Console  # noqa: PLC0415 - loaded when used
 
         return Console(no_color=not self._color, highlight=False)
 

@@ -24,7 +24,7 @@ def document(value: Json, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
         return
-    import yaml  # noqa: PLC0415
+    import yaml  # noqa: PLC0415 - loaded when used
 
     click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=140), nl=False)
 

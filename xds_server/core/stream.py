@@ -5,7 +5,8 @@
 
 How it behaves, for each type apart (a type is its own world: own names, nonces and versions):
   - At most one response is unanswered. Whatever is published meanwhile coalesces: the next offer after the answer sends the newest.
-  - A NACK is an `error_detail` on the unanswered nonce, nothing else. What it rejected is not sent again by itself until it changes.
+  - A NACK is an `error_detail` on the unanswered nonce, nothing else. What it rejected is not sent again by itself until it changes,
+    but for what was only beside the bad one: when that is mended and accepted, the rest is tried once more.
     The state of the world has one exception: a full world (CDS, LDS) is one unit, so it is sent again when any part of it changes.
   - The first request of a type is never stale, whatever nonce a former stream left in it. Otherwise a stale nonce is neither ACK nor
     NACK; its names still count, because requests come in order and the later one is what the client wants now.
@@ -117,7 +118,7 @@ class _World:
     @property
     def awaits(self) -> bool:
         """Something that matters is unanswered; a heartbeat does not."""
-        return self.unanswered is not None and self.unanswered.serial > 0
+        return self.unanswered is not None and not self.unanswered.acked.heartbeat
 
     def settled(self, snapshot: Snapshot) -> bool:
         """The client has accepted the type's part of a snapshot, the last that was offered."""

@@ -53,10 +53,10 @@ def bootstrap(
 
 
 def _bootstrap(node_id: str, cluster: str, metadata: dict[str, Any], xds: tuple[str, int], admin_port: int) -> dict[str, Any]:
-    from betterproto2 import Casing  # noqa: PLC0415
-    from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources, ClusterManager  # noqa: PLC0415
-    from envoy_data_plane.envoy.config.core.v3 import ApiConfigSourceApiType, Node  # noqa: PLC0415
-    from envoy_data_plane.google.protobuf import Struct  # noqa: PLC0415
+    from betterproto2 import Casing  # noqa: PLC0415 - loaded when used
+    from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources, ClusterManager  # noqa: PLC0415 - loaded when used
+    from envoy_data_plane.envoy.config.core.v3 import ApiConfigSourceApiType, Node  # noqa: PLC0415 - loaded when used
+    from envoy_data_plane.google.protobuf import Struct  # noqa: PLC0415 - loaded when used
 
     message = Bootstrap(
         node=Node(id=node_id, cluster=cluster, metadata=Struct.from_dict(metadata)),
@@ -72,8 +72,8 @@ def _bootstrap(node_id: str, cluster: str, metadata: dict[str, Any], xds: tuple[
 
 
 def _dynamic_resources() -> Any:
-    from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapDynamicResources  # noqa: PLC0415
-    from envoy_data_plane.envoy.config.core.v3 import ApiConfigSourceApiType  # noqa: PLC0415
+    from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapDynamicResources  # noqa: PLC0415 - loaded when used
+    from envoy_data_plane.envoy.config.core.v3 import ApiConfigSourceApiType  # noqa: PLC0415 - loaded when used
 
     return BootstrapDynamicResources(
         ads_config=_grpc_source(ApiConfigSourceApiType.DELTA_GRPC), lds_config=_over_ads(), cds_config=_over_ads()
@@ -82,7 +82,7 @@ def _dynamic_resources() -> Any:
 
 def _layered_runtime() -> Any:
     """Our layers, and over them the one that the admin page can change: an operator at the proxy has the last word."""
-    from envoy_data_plane.envoy.config.bootstrap.v3 import (  # noqa: PLC0415
+    from envoy_data_plane.envoy.config.bootstrap.v3 import (  # noqa: PLC0415 - loaded when used
         LayeredRuntime,
         RuntimeLayer,
         RuntimeLayerAdminLayer,
@@ -97,7 +97,7 @@ def _layered_runtime() -> Any:
 
 
 def _grpc_source(api_type: Any) -> Any:
-    from envoy_data_plane.envoy.config.core.v3 import (  # noqa: PLC0415
+    from envoy_data_plane.envoy.config.core.v3 import (  # noqa: PLC0415 - loaded when used
         ApiConfigSource,
         ApiVersion,
         BackoffStrategy,
@@ -116,26 +116,26 @@ def _grpc_source(api_type: Any) -> Any:
 
 
 def _over_ads(wait: timedelta | None = None) -> Any:
-    from envoy_data_plane.envoy.config.core.v3 import AggregatedConfigSource, ApiVersion, ConfigSource  # noqa: PLC0415
+    from envoy_data_plane.envoy.config.core.v3 import AggregatedConfigSource, ApiVersion, ConfigSource  # noqa: PLC0415 - loaded when used
 
     return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3, initial_fetch_timeout=wait)
 
 
 def _xds_cluster(host: str, port: int) -> Any:
     """HTTP/2 with keepalive: a control plane that is gone without a word is noticed within a lease."""
-    from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType  # noqa: PLC0415
-    from envoy_data_plane.envoy.config.core.v3 import Http2ProtocolOptions, KeepaliveSettings  # noqa: PLC0415
-    from envoy_data_plane.envoy.config.endpoint.v3 import (  # noqa: PLC0415
+    from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType  # noqa: PLC0415 - loaded when used
+    from envoy_data_plane.envoy.config.core.v3 import Http2ProtocolOptions, KeepaliveSettings  # noqa: PLC0415 - loaded when used
+    from envoy_data_plane.envoy.config.endpoint.v3 import (  # noqa: PLC0415 - loaded when used
         ClusterLoadAssignment,
         Endpoint,
         LbEndpoint,
         LocalityLbEndpoints,
     )
-    from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (  # noqa: PLC0415
+    from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (  # noqa: PLC0415 - loaded when used
         HttpProtocolOptions,
         HttpProtocolOptionsExplicitHttpConfig,
     )
-    from envoy_data_plane.google.protobuf import Any as AnyMessage  # noqa: PLC0415
+    from envoy_data_plane.google.protobuf import Any as AnyMessage  # noqa: PLC0415 - loaded when used
 
     keepalive = KeepaliveSettings(interval=KEEPALIVE_EVERY, timeout=KEEPALIVE_WAIT)
     http2 = HttpProtocolOptions(
@@ -154,7 +154,7 @@ def _xds_cluster(host: str, port: int) -> Any:
 
 
 def _address(host: str, port: int) -> Any:
-    from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress  # noqa: PLC0415
+    from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress  # noqa: PLC0415 - loaded when used
 
     return Address(socket_address=SocketAddress(address=host, port_value=port))
 

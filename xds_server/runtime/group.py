@@ -20,7 +20,7 @@ from xds_server.resources.envoy import Renderer
 from xds_server.resources.names import Owner, owners
 from xds_server.runtime.structure import adds_nothing, structure, with_shares
 from xds_server.services.ads import AdsHub
-from xds_server.services.proxies import Acked, Disconnected, Member, Nacked, ProxyEvent, Refused, Sync
+from xds_server.services.proxies import Acked, Disconnected, Member, Nacked, ProxyEvent, Refused
 
 log = structlog.get_logger()
 
@@ -105,8 +105,6 @@ class Group:
         self._dirty = True
         self._fresh: set[str] = set()
         self._since: dict[str, _Since] = {}
-        self._published: dict[str, int] = {}
-        self._synced: dict[tuple[str, int], Sync] = {}
         self.awaited: set[str] = set()
         self._steady_renderer = Renderer()
         self._trial_renderer = self._steady_renderer
@@ -197,7 +195,6 @@ class Group:
 
     def heard(self, event: ProxyEvent) -> None:
         """Something happened at a proxy of this group."""
-        self._synced.clear()
         trial = self.staging.trial
         if isinstance(event, Refused) or trial is None or event.node_id not in trial.nodes:
             return
@@ -306,14 +303,12 @@ class Group:
     ) -> tuple[str, ...]:
         """Publishes a world, one view after the other: what can be wrong with it is found in the first. Returns what is wrong."""
         self._serial += 1
-        self._synced.clear()
         views = sorted(zip(keys, VIEWS, strict=True), key=lambda each: -self._hub.sync_state(each[0], 0).selected)
         for key, view in views:  # the one that most proxies wait for first
             snapshot, faults = renderer.snapshot(document, wishes, leased=view == LEASED, serial=self._serial)
             if faults:
                 log.error("snapshot.inconsistent", group=self.proxies.name, faults=faults[:5])
                 return faults
-            self._published[key] = self._serial
             self._hub.publish(key, snapshot)
         return ()
 
@@ -323,7 +318,6 @@ class Group:
             self._trial_parts = _NOBODY
         if not fresh and not back:
             return
-        self._synced.clear()
         for home, trial in zip(self._homes, self._trials, strict=True):
             self._hub.assign(home, fresh, trial)
             self._hub.assign(home, back, home)
@@ -347,7 +341,7 @@ class Group:
     def _delivery(self, rollout: str, serial: int) -> Delivery:
         selected = acked = 0
         for key in (*self._homes, *self._trials) if self._out else self._homes:
-            synced = self._sync(key, serial)
+            synced = self._hub.sync_state(key, serial)
             selected, acked = selected + synced.selected, acked + synced.acked
         trial = self.staging.trial
         if rollout in self.staging.convicted:
@@ -372,21 +366,6 @@ class Group:
 
     def snapshot_keys(self) -> tuple[str, ...]:
         return (*self._trials, *self._homes)
-
-    def look_again(self) -> None:
-        """Forgets how far the proxies were; they are asked anew."""
-        self._synced.clear()
-
-    def _sync(self, key: str, serial: int) -> Sync:
-        """Asked once between two events; who has the latest snapshot has every earlier one."""
-        latest = self._ask(key, self._published.get(key, serial))
-        return latest if latest.acked == latest.selected else self._ask(key, serial)
-
-    def _ask(self, key: str, serial: int) -> Sync:
-        found = self._synced.get((key, serial))
-        if found is None:
-            found = self._synced[key, serial] = self._hub.sync_state(key, serial)
-        return found
 
     def _members(self) -> tuple[Member, ...]:
         return tuple(member for home in self._homes for member in self._hub.members(home))

@@ -167,7 +167,6 @@ class Server:
             planned = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
             self.metrics.loop_lag(max(0.0, time.monotonic() - planned))
-            self.world.look_again()
             for name, entry in self.conductor.entries.items():
                 self._deliver(name)
                 if entry.state.mode in {Mode.STEP, Mode.BAKING}:

@@ -124,11 +124,6 @@ class World:
             if group.trying:
                 self._stir()
 
-    def look_again(self) -> None:
-        """What was asked of the proxies is asked anew: not everything that changes at them is an event."""
-        for group in self._groups.values():
-            group.look_again()
-
     def delivery(self, rollout: str) -> tuple[int, Delivery] | None:
         """(publication, what the proxies have of it), or None before its first snapshot."""
         group = self._group_of(rollout)

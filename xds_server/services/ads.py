@@ -37,7 +37,7 @@ from xds_server.services.proxies import (
     RefusedProxy,
     Sync,
 )
-from xds_server.services.streams import Session, World
+from xds_server.services.streams import Audience, Session
 
 __all__ = ["AdsHub", "Limits"]
 
@@ -93,7 +93,7 @@ class AdsHub:
         self._events = events
         self._defer = defer
         self._limits = limits or Limits()
-        self._groups: dict[str, World] = {}
+        self._groups: dict[str, Audience] = {}
         self._waiting: tuple[deque[Session], deque[Session]] = deque(), deque()
         self._due: dict[Session, None] = {}
         self._deferred = False
@@ -301,8 +301,8 @@ class AdsHub:
 
     # Work.
 
-    def _group(self, key: str) -> World:
-        return self._groups.setdefault(key, World(key))
+    def _group(self, key: str) -> Audience:
+        return self._groups.setdefault(key, Audience(key))
 
     def _sessions(self) -> list[Session]:
         return [session for group in self._groups.values() for session in group.sessions]
@@ -369,7 +369,7 @@ class AdsHub:
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def _send_open(self, session: Session, group: World, snapshot: Snapshot) -> bool:
+    def _send_open(self, session: Session, group: Audience, snapshot: Snapshot) -> bool:
         """Sends what is open. A fault of ours costs this stream, not the ones that come after it in a publication."""
         try:
             group.send(session, session.stream.offer(snapshot, now=self.clock()))

@@ -151,7 +151,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Everything in the OpenMetrics text format (`CONTENT_TYPE_LATEST`)."""
-        written: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
+        written: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]  # the library has no types here
         return written
 
 

@@ -71,7 +71,7 @@ class Session:
         self.service = short(type_url) if type_url else "ADS"
         self.stream = AdsStream(variant)
         self.home = ""
-        self.group: World | None = None
+        self.group: Audience | None = None
         self.node: NodeInfo | None = None
         self.parked: tuple[Request, ...] = ()
         self.since = hub.clock()
@@ -138,7 +138,7 @@ class Session:
             self.outlet.finish(status, message)
 
 
-class World:
+class Audience:
     """All streams that see one world."""
 
     __slots__ = ("_encoded", "_reached", "key", "pushes", "rejecting", "sessions", "snapshot")

@@ -276,4 +276,4 @@ def _ready(backstage: Backstage, model: Model) -> Callable[[], Awaitable[bool]]:
 def _stats(data: Json) -> Stats:
     users, shadows = data.pop("users"), data.pop("shadows")
     mode = Mode(str(data.pop("mode")))
-    return Stats(mode=mode, users=Tally(**users), shadows=Tally(**shadows), **data)  # type: ignore[arg-type]
+    return Stats(mode=mode, users=Tally(**users), shadows=Tally(**shadows), **data)  # type: ignore[arg-type]  # the fields as they came from JSON
