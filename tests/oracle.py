@@ -83,15 +83,19 @@ class Oracle:
         return facts
 
     @staticmethod
+    def refuses(record, left):
+        """What it rejects now; if that is less than before, the rest is said again."""
+        if left != record.refused:
+            record.due |= left.keys() - (record.open.names if record.open else set())
+        record.refused = left
+
+    @staticmethod
     def answered(record, *, rejected):
         said, record.open = record.open, None
         if rejected:
             record.refused |= said.fresh
         else:
-            left = {name: version for name, version in record.refused.items() if not said.everything and name not in said.names}
-            if left != record.refused:
-                record.due |= left.keys()
-            record.refused = left
+            Oracle.refuses(record, {name: v for name, v in record.refused.items() if not said.everything and name not in said.names})
 
     def wish(self, record, request, *, full, first):
         """True if it changed something or wants to hear something again."""
@@ -122,9 +126,7 @@ class Oracle:
         record.again = set(filter(record.covers, record.again))
         record.due = set(filter(record.covers, record.due))
         left = {name: version for name, version in record.refused.items() if record.covers(name)}
-        if left != record.refused:
-            record.due |= {name for name, version in left.items() if version is None}
-        record.refused = left
+        Oracle.refuses(record, left)
 
     # What it must be told.
 

@@ -297,7 +297,7 @@ rejects sent
     old_ack     stale =
     old_nack    stale =
     subscribe   wish > rejects sent+ | wish > rejects sent+ | wish > rejects sent+ | wish =
-    unsubscribe wish > sent | wish > sent | wish > rejects sent+ | wish > sent
+    unsubscribe wish > sent | wish > sent | wish = | wish > sent
     resubscribe wish wish > sent+ | wish wish > sent+ | wish wish > rejects sent+ | wish wish > sent+
     same        =
     changed     > rejects sent+ | > rejects sent+ | > rejects sent+ | =
@@ -311,7 +311,7 @@ rejects sent+
     old_ack     stale =
     old_nack    stale =
     subscribe   wish =
-    unsubscribe wish > sent | wish > sent | wish = | wish > sent
+    unsubscribe wish > sent | wish > sent | wish > rejects sent | wish > sent
     resubscribe wish wish > sent+ | wish wish > sent+ | wish wish = | wish wish > sent+
     same        =
     changed     =

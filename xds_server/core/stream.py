@@ -6,7 +6,8 @@
 How it behaves, for each type apart (a type is its own world: own names, nonces and versions):
   - At most one response is unanswered. Whatever is published meanwhile coalesces: the next offer after the answer sends the newest.
   - A NACK is an `error_detail` on the unanswered nonce, nothing else. What it rejected is not sent again by itself until it changes,
-    but for what was only beside the bad one: when that is mended and accepted, the rest is tried once more.
+    but for what was only beside the bad one: when that is mended and accepted, or no longer wanted, the rest is tried
+    once more.
     The state of the world has one exception: a full world (CDS, LDS) is one unit, so it is sent again when any part of it changes.
   - The first request of a type is never stale, whatever nonce a former stream left in it. Otherwise a stale nonce is neither ACK nor
     NACK; its names still count, because requests come in order and the later one is what the client wants now.
@@ -151,13 +152,16 @@ class _World:
         self.asked = frozenset(filter(covers, self.asked))
         self.again = frozenset(filter(covers, self.again))
         still = {name: version for name, version in self.rejected.items() if covers(name)}
-        if len(still) < len(self.rejected):  # what spoiled the removals beside it may be gone
-            self.asked |= {name for name, version in still.items() if not version}
         self.reject(still)
 
-    def reject(self, rejected: Mapping[str, str]) -> None:
-        self.rejected = rejected or _NOTHING_REJECTED
-        if not rejected:
+    def reject(self, still: Mapping[str, str]) -> None:
+        """What it rejects from now on. If that is less than before, what spoiled the rest may be gone: the rest is tried once more."""
+        again = frozenset(still) - (self.unanswered.names if self.unanswered else NONE)
+        if again and len(still) < len(self.rejected):
+            self.asked |= again
+            self.seen = None
+        self.rejected = still or _NOTHING_REJECTED
+        if not still:
             self.error = ""
 
     def situation(self, snapshot: Snapshot) -> Situation:
@@ -205,11 +209,8 @@ class _World:
             names = tuple(sorted(answered.fresh))
             return Nacked(type_url=self.row.url, version=answered.response.version, message=self.error, resources=names)
         if self.rejected:
-            still = {} if answered.full else {name: version for name, version in self.rejected.items() if name not in answered.names}
-            if len(still) < len(self.rejected):  # what spoiled the rest may be gone: the rest is tried once more
-                self.asked |= frozenset(still)
-                self.seen = self.seen if not still else None
-            self.reject(still)
+            still = {} if answered.full else self.rejected
+            self.reject({name: version for name, version in still.items() if name not in answered.names})
         else:
             self.error = ""
         self.acked_version = answered.response.version
