@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import yaml
 
-from tests.rig import Backend, Client, Envoy, free_port, until
+from tests.real_envoy import Envoy
+from tests.rig import Backend, Client, free_port, until
 
 BOOTSTRAPS: dict[str, str] = {}
 CLI = (sys.executable, "-m", "xds_server.cli")

@@ -20,7 +20,8 @@ from policies.spec.policy import (
     Variant,
 )
 from policies.traffic import Arm, Traffic
-from tests.rig import Backend, Client, Envoy, free_port, until
+from tests.real_envoy import Envoy
+from tests.rig import Backend, Client, free_port, until
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.core.snapshot import Snapshot
 from xds_server.core.transport import Method

@@ -25,7 +25,8 @@ from policies.spec.policy import (
     Variant,
     When,
 )
-from tests.rig import Backend, Envoy, free_port, until
+from tests.real_envoy import Envoy
+from tests.rig import Backend, free_port, until
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.adapters.store_memory import MemoryStore
 from xds_server.config import ServeConfig

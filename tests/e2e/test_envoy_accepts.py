@@ -10,7 +10,8 @@ import xxhash
 from policies.spec.policy import Assignment, DnsEndpoints, Fallback, HealthCheck, Lease, Listener, Variant
 from policies.weights import pick
 from tests.e2e.plane import KEY, two_versions
-from tests.rig import USER_HEADER, Backend, Client, Envoy, binomial_band, free_port, until, validate
+from tests.real_envoy import Envoy, validate
+from tests.rig import USER_HEADER, Backend, Client, binomial_band, free_port, until
 from xds_server.core.types import LDS
 from xds_server.resources import names
 from xds_server.resources.bootstrap import bootstrap

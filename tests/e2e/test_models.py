@@ -11,7 +11,8 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
-from tests.rig import Envoy, free_port
+from tests.real_envoy import Envoy
+from tests.rig import free_port
 from xds_server.cli.demo.backstage import Model, _stats, requests_under_way
 from xds_server.cli.demo.children import Child, free_ports, until
 from xds_server.cli.demo.load import Load, Plan

@@ -19,7 +19,8 @@ from google.protobuf.json_format import ParseDict
 
 from policies.spec.policy import Assignment, Lease, Listener, Match, ProxiesPolicy, Select, StaticEndpoints, TrafficSpec, Variant
 from policies.traffic import Arm, Traffic
-from tests.rig import Envoy, free_port, until
+from tests.real_envoy import Envoy
+from tests.rig import free_port, until
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.core.facts import Variant as Form
 from xds_server.core.snapshot import Snapshot
