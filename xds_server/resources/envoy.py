@@ -56,14 +56,13 @@ class Renderer:
 
     def __init__(self) -> None:
         self._last: dict[bool, tuple[_View, Snapshot]] = {}
-        self._seen: dict[bool, Mapping[str, Traffic]] = {}
         self._pods: dict[str, Pods] = {}
         """Of either view: what is warm does not depend on the lease."""
 
     def copy(self) -> "Renderer":
         """Another one that begins where this one is: a world that differs in one rollout is one rollout away."""
         other = Renderer()
-        other._last, other._seen, other._pods = dict(self._last), dict(self._seen), dict(self._pods)
+        other._last, other._pods = dict(self._last), dict(self._pods)
         return other
 
     def snapshot(
@@ -83,15 +82,15 @@ class Renderer:
         snapshot = base.replace(serial=serial, changed=_real(edits, base))
         faults = tuple(fault for part in changed.values() if part for fault in part.faults)
         if not faults:
-            self._last[leased], self._seen[leased] = (view, snapshot), dict(wishes)
+            self._last[leased] = view, snapshot
         return snapshot, faults
 
     def _changed(self, view: "_View", proxies: ProxiesPolicy, wishes: Mapping[str, Traffic], *, leased: bool) -> dict[str, "_Part | None"]:
         """The parts that are new since a view, None for what is gone."""
         changed: dict[str, _Part | None] = dict.fromkeys(view.parts.keys() - wishes.keys())
-        seen = self._seen.get(leased, {})
-        for rollout in [rollout for rollout, wish in wishes.items() if seen.get(rollout) is not wish]:
-            wish, before = wishes[rollout], view.parts.get(rollout)
+        parts = view.parts
+        for rollout in [name for name, wish in wishes.items() if (part := parts.get(name)) is None or part.wish is not wish]:
+            wish, before = wishes[rollout], parts.get(rollout)
             if before is not None and before.wish == wish:
                 continue
             if wish.where.proxies == proxies.name:
