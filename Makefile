@@ -10,8 +10,9 @@ SCENARIO ?=
 KEEP ?=
 PORT ?=
 ONLY ?=
+SEEDS ?=
 
-.PHONY: help demo test check bench fuzz go proto lock clean
+.PHONY: help demo test check bench fuzz simulation go proto lock clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -48,6 +49,9 @@ bench: $(VENV)/.dev ## the benchmarks in bench/: ONLY=name for one
 
 fuzz: $(VENV)/.dev ## a million hostile inputs, 100,000 random conversations: about five minutes
 	@$(BIN)/python -m tests.fuzz
+
+simulation: $(VENV)/.dev ## thousands of lives of the decision core under every kind of trouble: SEEDS=0-5000
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0-5000)
 
 go: $(VENV)/.dev ## the discovery services against a client written in Go (needs go)
 	@CROSSFADE_GO=1 $(BIN)/python -m pytest tests/wire/test_go_client.py

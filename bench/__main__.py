@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-NAMES = ("engine", "start", "reaction", "publish", "fanout", "robust")
+NAMES = ("engine", "policies", "start", "reaction", "publish", "fanout", "robust")
 OUT = Path(__file__).parent / "out"
 
 

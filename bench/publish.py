@@ -46,7 +46,7 @@ def wish(name, match):
         assignment=Assignment(sticky_header="x-user"),
         lease=Lease(),
         stable=variant("stable", "m1"),
-        arms=(Arm(variant=variant("candidate", "m2"), share_bp=100),),
+        arms=(Arm(variant=variant("candidate", "m2"), share_bp=100, reserve_bp=10_000),),
     )
 
 
@@ -101,7 +101,9 @@ def shares(before, run):
 
 
 def candidates(before, run):
-    return replace(before, publication=before.publication + 1, arms=(Arm(variant=variant("candidate", f"n{run}"), share_bp=100),))
+    return replace(
+        before, publication=before.publication + 1, arms=(Arm(variant=variant("candidate", f"n{run}"), share_bp=100, reserve_bp=10_000),)
+    )
 
 
 def measure(view, match):

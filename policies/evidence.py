@@ -56,6 +56,7 @@ class Block:
     Attributes:
         users: Randomly or stickily assigned requests.
         shadows: Mirrored copies.
+        pinned: Requests of segments: chosen users, shown to people and never given to a gate.
         lost: Requests that load reports counted and the access log did not bring [requests].
     """
 
@@ -63,6 +64,7 @@ class Block:
     end: float
     users: dict[str, Counts] = field(default_factory=dict)
     shadows: dict[str, Counts] = field(default_factory=dict)
+    pinned: dict[str, Counts] = field(default_factory=dict)
     lost: int = 0
 
 

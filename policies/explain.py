@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from policies import verdicts
 from policies.gates import Reading, Verdict
 from policies.rollout import Fact, Reason
+from policies.steps import percent
 from policies.verdicts import Waiting
 
 Facts = dict[str, Fact]
@@ -32,11 +33,11 @@ def reading(seen: Reading) -> str:
     facts = verdicts.facts(seen)
     match seen.verdict:
         case Verdict.FAIL:
-            return f"{_compared(facts)}; {odds(facts['evidence'])} that it is worse"
+            return f"{_compared(facts)}; {odds(facts['evidence'])} that it is {_feared(facts)}"
         case Verdict.PASS:
-            return f"{_compared(facts)}; {odds(facts['evidence_pass'])} that it is as good"
+            return f"{_compared(facts)}; {odds(facts['evidence_pass'])} that it is {_hoped(facts)}"
         case Verdict.INCONCLUSIVE:
-            return f"{_compared(facts)}; {odds(facts['evidence'])} that it is worse, {odds(facts['evidence_pass'])} that it is as good"
+            return f"{_compared(facts)}; {odds(facts['evidence'])} that it is {_feared(facts)}, {odds(facts['evidence_pass'])} that it is {_hoped(facts)}"
         case Verdict.NO_DATA:
             return "no request of the candidate was seen"
         case Verdict.ERROR:
@@ -66,17 +67,32 @@ def value(amount: Fact, unit: Fact) -> str:
     return f"{amount * 100:.3g} %" if unit == "ratio" else f"{amount:.4g} {unit}"
 
 
+def _hoped(facts: Facts) -> str:
+    return "better" if facts.get("role") == "goal" else "as good"
+
+
+def _feared(facts: Facts) -> str:
+    return "not better" if facts.get("role") == "goal" else "worse"
+
+
+def _who(facts: Facts) -> str:
+    """The arm a reason is about: by its name where there are several."""
+    return str(facts.get("variant") or "the candidate")
+
+
 def _compared(facts: Facts) -> str:
     unit = facts.get("unit")
     if not facts.get("candidate_samples") or not facts.get("stable_samples"):
-        return f"{facts.get('candidate_samples')} candidate and {facts.get('stable_samples')} stable requests seen"
+        return (
+            f"{facts.get('candidate_samples')} {facts.get('variant') or 'candidate'} and {facts.get('stable_samples')} stable requests seen"
+        )
     candidate, stable = value(facts.get("candidate_value"), unit), value(facts.get("stable_value"), unit)
     requests = f"{facts.get('candidate_samples')} and {facts.get('stable_samples')} requests"
     if unit == "ratio":
-        return f"the candidate fails {candidate} of its requests, stable {stable} ({requests})"
+        return f"{_who(facts)} fails {candidate} of its requests, stable {stable} ({requests})"
     statistic = facts.get("statistic")
     what = f"{statistic} latency" if statistic not in {None, "distribution"} else "median latency"
-    return f"the candidate's {what} is {candidate}, stable's {stable} ({requests})"
+    return f"{_who(facts)}'s {what} is {candidate}, stable's {stable} ({requests})"
 
 
 def _failed(facts: Facts) -> str:
@@ -87,7 +103,14 @@ def _failed(facts: Facts) -> str:
 
 
 def _back(facts: Facts) -> str:
+    """What follows: everything goes back, or of several arms this one is taken out."""
+    if facts.get("version"):
+        return f"; {facts['variant']} ({facts['version']}) is taken out, its users go to {facts['stable']}"
     return f"; all traffic back to {facts['stable']}" if facts.get("stable") else ""
+
+
+def _onward(facts: Facts) -> str:
+    return (f"; on to {facts['to']}" if facts.get("to") else "") + (f"; {facts['stable']} becomes stable" if facts.get("stable") else "")
 
 
 def _number(amount: Fact) -> str:
@@ -118,16 +141,21 @@ _SENTENCES: dict[str, Callable[[Facts], str]] = {
         f"the policy's stable changed from {f['previous']} to {f['stable']}: delivered first, {f['previous']} serves meanwhile"
     ),
     "document_removed": lambda _: "the policy document is gone: the rollout owns no traffic any more",
-    "started": lambda f: f"{f['candidate']} is the new candidate against stable {f['stable']}: warming up at share 0",
+    "started": lambda f: (
+        f"{f['candidate']} {'are the new arms' if ', ' in str(f['candidate']) else 'is the new candidate'} against stable {f['stable']}: "
+        f"warming up at share 0{' (started' + _said(f) + ')' if f.get('by') or f.get('said') else ''}"
+    ),
     "restarted": lambda f: (
         f"the candidate changed from {f['previous']} to {f['candidate']}: starts again at share 0 without the old evidence"
     ),
-    "entered": lambda f: f"every proxy knows the candidate and {_plural(f['ready'], 'pod')} of it ready: {f['step']} begins",
+    "entered": lambda f: (
+        f"every proxy knows {'the candidate' if f.get('arms', 1) == 1 else 'the arms'} and {_plural(f['ready'], 'pod')} "
+        f"{'of it ' if f.get('arms', 1) == 1 else 'of them '}ready: {f['step']} begins"
+    ),
     "stage_passed": lambda f: (
         f"{f['step']} passed: {_plural(f['candidate_requests'], 'candidate request')} in {duration(float(f['held_s'] or 0))}, "
         + (f"gates {f['gates']} say as good as stable" if f.get("gates") else "no gates asked")
-        + (f"; on to {f['to']}" if f.get("to") else "")
-        + (f"; {f['stable']} becomes stable" if f.get("stable") else "")
+        + _onward(f)
     ),
     "no_steps": lambda f: f"the policy asks for no step before promotion: {f.get('stable')} becomes stable",
     "steps_over": lambda f: f"all {f['steps']} steps are over and none of them is `promote`: held at the last share until someone promotes",
@@ -140,7 +168,42 @@ _SENTENCES: dict[str, Callable[[Facts], str]] = {
     "gate_error": lambda f: f"{f.get('step')} is held: gate {f.get('gate')} cannot be read",
     "gate_no_data": lambda f: f"{f.get('step')} is held: gate {f.get('gate')} has seen no request of the candidate",
     "gate_inconclusive": _undecided,
-    "no_data": lambda f: f"no request of the candidate was seen for {duration(float(f['silent_s'] or 0))} in {f.get('step')}" + _back(f),
+    "goal_open": lambda f: (
+        f"{f.get('step')} is held: goal {f.get('gate')} is not reached: {_compared(f)}; "
+        f"{odds(f.get('evidence_pass'))} that it is better, {_number(f.get('needed_pass'))}:1 needed"
+    ),
+    "no_data": lambda f: f"no request of {_who(f)} was seen for {duration(float(f['silent_s'] or 0))} in {f.get('step')}" + _back(f),
+    "source_error": lambda f: f"the evidence cannot be had: {f.get('words')}; in {f.get('step')}" + _back(f),
+    "pods_gone": lambda f: (
+        f"no pod of {_who(f)} has been ready for {duration(float(f['gone_s'] or 0))} in {f.get('step')}"
+        + (f" ({f['words']})" if f.get("words") else "")
+        + _back(f)
+    ),
+    "probe_failed": lambda f: f"the probe of {_who(f)} failed: {f.get('words')} ({f['good']} of {f['asked']} answers were good)" + _back(f),
+    "probe_passed": lambda f: f"{f['step']} passed: all {_plural(f['answers'], 'answer')} good" + _onward(f),
+    "won": lambda f: (
+        f"{f['variant']} ({f['version']}) wins {f.get('step')} by {f['gate']}: {_compared(f)}; "
+        f"{odds(f.get('evidence_pass'))} that it is better; the others leave, their users go to stable"
+    ),
+    "lost": lambda f: f"{f['winner']} won",
+    "tie": lambda f: f"no arm proved better by {f['goal']} within {duration(float(f['within_s'] or 0))} of {f.get('step')}" + _back(f),
+    "no_winner": lambda f: f"held: more than one arm is left ({f['arms']}) and none has won: say which with `crossfade promote --variant`",
+    "approved": lambda f: f"approved{_said(f)}",
+    "approved_over": lambda f: f"{f['step']} given" + _onward(f),
+    "not_approved": lambda f: (
+        f"nobody approved within {duration(float(f['within_s'] or 0))}" + (f" ({f['who']} was asked)" if f.get("who") else "") + _back(f)
+    ),
+    "window": lambda f: f"nothing grows: {f['window']}; reverts go out as ever",
+    "window_over": lambda _: "the freeze window is over: it may grow again",
+    "frozen_by_hand": lambda f: f"frozen{_said(f)}: nothing grows until it is unfrozen; reverts go out as ever",
+    "unfrozen_by_hand": lambda f: f"unfrozen{_said(f)}",
+    "rolling_back": lambda f: f"rolling back{_said(f)}: {f['stable']} is delivered first, {f['previous']} serves meanwhile",
+    "rolled_back": lambda f: f"rolled back from {f['previous']} to {f['stable']}: it serves all requests now",
+    "rolled_back_warm": lambda f: f"rolled back{_said(f)}" + _back(f),
+    "called_off": lambda f: f"the policy's new stable {f['candidate']} is called off{_said(f)}: {f['stable']} goes on serving",
+    "recommitting_warm": lambda f: f"the policy's stable changed back from {f['previous']} while {f['stable']} is still warm" + _back(f),
+    "advanced_by_hand": lambda f: f"{f['step']} ended by hand{_said(f)}" + _onward(f),
+    "retried": lambda f: f"{f['step']} begins anew{_said(f)}",
     "stuck": lambda f: f"{f.get('step')} did not end within {duration(float(f['after_s'] or 0))}" + _back(f),
     "nacked": lambda f: (
         f"{_plural(f['rejected'], 'proxy')} of {f['selected']} rejected the configuration: {f['words']}".replace("proxys", "proxies")
@@ -156,23 +219,59 @@ _SENTENCES: dict[str, Callable[[Facts], str]] = {
     "step_edited": lambda f: f"{f['from']} was edited: {f.get('to')} applies and its hold starts again",
     "promoted_by_hand": lambda f: f"promoted{_said(f)}; {f.get('stable')} becomes stable",
     "promoted": lambda f: f"{f['stable']} is stable; the old version was let go",
-    "refused.nothing_to_abort": lambda f: f"nothing to abort: the rollout is {f['mode']}",
-    "refused.nothing_to_promote": lambda f: (
-        f"nothing to promote: the rollout is {f['mode']} and has no candidate that is delivered and ready"
+    "refused.abort": lambda f: f"nothing to abort: the rollout is {f['mode']}",
+    "refused.promote": lambda f: f"nothing to promote: the rollout is {f['mode']} and has no candidate that is delivered and ready",
+    "refused.which_arm": lambda f: (
+        f"there is no arm {f['to']!r} to promote: one of {f['arms']}" if f.get("to") else f"say which arm to promote: one of {f['arms']}"
     ),
-    "refused.nothing_to_pause": lambda f: f"nothing to pause: the rollout is {f['mode']}",
-    "refused.not_paused": lambda f: f"the rollout is not paused but {f['mode']}",
+    "refused.pause": lambda f: f"nothing to pause: the rollout is {f['mode']}",
+    "refused.resume": lambda f: f"the rollout is not paused but {f['mode']}",
+    "refused.start": lambda f: f"nothing to start: the rollout is {f['mode']}, or the policy names no version that is not stable already",
+    "refused.retry": lambda f: f"nothing to retry: the rollout is {f['mode']}",
+    "refused.advance": lambda f: f"there is no stage to advance to: the rollout is {f['mode']}",
+    "refused.approve": lambda f: f"nothing waits for approval: the rollout is in {f['step']}",
+    "refused.needs_approval": lambda _: "the stage waits for approval: use `crossfade approve`",
+    "refused.not_delivered": lambda f: (
+        f"{f['step']} is not on every proxy yet, or no pod is ready: `crossfade status` says what is missing"
+    ),
+    "refused.no_lane": lambda _: "its layer has no room for it",
+    "refused.no_capacity": lambda f: (
+        f"{f['pods']} of {f['total']} pods are ready and can carry {percent(int(f['share_bp'] or 0))}: promoted it would get everything"
+    ),
+    "refused.frozen": lambda _: "it is frozen: `crossfade unfreeze` first, or wait for the end of the window",
+    "refused.unfreeze": lambda _: "it is not frozen by hand or by a gate; a freeze window of the policy ends by itself",
+    "refused.retired": lambda _: "its document is gone: put it back first",
+    "refused.already_there": lambda _: "that version is stable already",
+    "refused.no_such_version": lambda f: (
+        f"there is no earlier version {f['to']!r}: known are {f['known']}" if f.get("to") else "there is no earlier version to go back to"
+    ),
 }
 
 _WAITING: dict[str, Callable[[Waiting], str]] = {
     "resume": lambda _: "paused until resumed",
+    "unfreeze": lambda w: f"frozen ({w.what})",
     "edit": lambda _: "its step is no longer in the policy",
+    "lane": lambda w: f"layer {w.what} has no room for it",
+    "source": lambda w: f"the evidence cannot be had ({w.what})",
     "ack": lambda w: (
         (f"{w.have:.0f} of {w.need:.0f} proxies ACKed" if w.have or w.need > 1 else "no proxy has ACKed yet")
         + (f" ({w.what})" if w.what else "")
     ),
-    "pods": lambda w: "no pod of the candidate is ready" + (f" ({w.what})" if w.what else ""),
+    "pods": lambda w: f"no pod of {w.variant or 'the candidate'} is ready" + (f" ({w.what})" if w.what else ""),
+    "capacity": lambda w: f"{w.variant or 'the candidate'} can carry {percent(round(w.have))} of {percent(round(w.need))} ({w.what})",
+    "probe": lambda w: f"{_of(w)}{w.have:.0f} good answers so far",
     "time": lambda w: f"{duration(round(w.have, 1))} of {duration(w.need)} held",
-    "samples": lambda w: f"{w.have:.0f} of {w.need:.0f} samples",
-    "gate": lambda w: f"gate {w.what} not passed yet",
+    "samples": lambda w: f"{_of(w)}{w.have:.0f} of {w.need:.0f} samples",
+    "gate": lambda w: f"{_of(w)}gate {w.what} not passed yet",
+    "goal": lambda w: f"{_of(w)}goal {w.what} not reached yet",
+    "winner": lambda w: (
+        f"no winner by {w.what} yet, {duration(round(w.have))} of {duration(w.need)}"
+        if w.need
+        else "nobody knows which arm to promote: say which with `crossfade promote --variant`"
+    ),
+    "approval": lambda w: f"waits for approval{' by ' + w.what if w.what else ''}, {duration(round(w.have))} of {duration(w.need)}",
 }
+
+
+def _of(waiting: Waiting) -> str:
+    return f"{waiting.variant}: " if waiting.variant else ""

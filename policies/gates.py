@@ -9,22 +9,22 @@ are in `policies.statistics`; here are the closing of blocks, the freshness of d
     PASS           evidence that it is not >= 1 / beta
     INCONCLUSIVE   neither
 
+A goal is the same test with the arms changed over: evidence that stable is worse than the candidate by `better_by` is its PASS, evidence that it
+is not its FAIL (which holds nothing and reverts nothing: it tells that waiting is in vain).
 Verdicts follow the evidence of now, so the FAIL of a signal ends when the trouble does; a guardrail acts on its first.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import exp, inf, isfinite, log
 
-import numpy as np
-
 from policies.evidence import LATENCY_BINS, NOTHING, Counts, add
+from policies.memo import by_object
 from policies.spec.policy import Gate, Metric, Role
 from policies.statistics import ErrorConfig, ErrorGate, LatencyConfig, LatencyGate, Verdict
 from policies.statistics.intervals import quantile_difference, quantile_ms, rate_difference
 from policies.statistics.latency_gate import quantile
-from policies.statistics.mixture import LOG_MOST, LOG_NOTHING, Floats
+from policies.statistics.mixture import LOG_MOST, LOG_NOTHING
 from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS
 
 __all__ = ["GateState", "Reading", "Verdict", "combined", "cut", "feed", "open_gate", "read"]
@@ -40,6 +40,9 @@ class Pending:
     stable: Counts = NOTHING
     candidate: Counts = NOTHING
     since: float | None = None
+
+
+NO_PENDING = Pending()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,7 @@ class GateState:
     memory: tuple[float, ...]
     log_fail: float
     log_pass: float
-    pending: Pending = Pending()
+    pending: Pending = NO_PENDING
     seen: Seen = Seen()
     blocks: int = 0
     last_block: float | None = None
@@ -80,24 +83,19 @@ class GateState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a gate says now.
+    """What a gate says now. What takes time to compute is computed when it is asked for.
 
     Attributes:
-        evidence: Odds that the candidate is worse by the margin; a FAIL needs `needed`.
-        evidence_pass: Odds that it is not; a PASS needs `needed_pass`.
+        gate: Which was asked.
+        evidence: Odds that the candidate is worse by the margin (of a goal: not better); a FAIL needs `needed`.
+        evidence_pass: Odds that it is not (of a goal: better); a PASS needs `needed_pass`.
         weight: The gate's share of the error budget, 0 < weight <= 1.
         enough: Whether the candidate was seen enough to fail.
-        estimate_stable: Error rate, or latency [ms]: the median of a "distribution"; None = not seen.
-        estimate_candidate: The same.
-        interval: Approximate 95 % interval of candidate minus stable, in `unit`; None = an arm was not seen.
-        samples_stable: Requests seen since the gate opened [requests].
-        samples_candidate: The same.
-        unit: "ratio" or "ms".
+        stable, candidate: Requests seen since the gate opened.
         age_s: Time since the candidate's last request [s]; None = none came.
     """
 
-    name: str
-    role: Role
+    gate: Gate
     verdict: Verdict
     evidence: float
     needed: float
@@ -105,14 +103,40 @@ class Reading:
     needed_pass: float
     weight: float
     enough: bool
-    estimate_stable: float | None
-    estimate_candidate: float | None
-    interval: tuple[float, float] | None
-    samples_stable: int
-    samples_candidate: int
-    unit: str
-    statistic: str
+    stable: Counts
+    candidate: Counts
     age_s: float | None
+
+    @property
+    def name(self) -> str:
+        return self.gate.name
+
+    @property
+    def role(self) -> Role:
+        return self.gate.role
+
+    @property
+    def statistic(self) -> str:
+        return self.gate.statistic
+
+    @property
+    def unit(self) -> str:
+        """What estimates are in: "ratio" or "ms"."""
+        return "ratio" if self.gate.metric is Metric.ERROR_RATE else "ms"
+
+    @property
+    def estimate_stable(self) -> float | None:
+        """Error rate, or latency [ms]: the median of a "distribution"; None = not seen."""
+        return _estimate(self.gate, self.stable)
+
+    @property
+    def estimate_candidate(self) -> float | None:
+        return _estimate(self.gate, self.candidate)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Approximate 95 % interval of candidate minus stable, in `unit`; None = an arm was not seen."""
+        return _interval(self.gate, self.stable, self.candidate)
 
 
 def open_gate(gate: Gate, *, now: float, deadline_s: float) -> GateState:
@@ -126,7 +150,7 @@ def open_gate(gate: Gate, *, now: float, deadline_s: float) -> GateState:
 
 def cut(state: GateState) -> GateState:
     """The gate without the requests that do not make a block yet: a block never spans two shares."""
-    return replace(state, pending=Pending())
+    return replace(state, pending=NO_PENDING)
 
 
 def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, now: float) -> GateState:
@@ -158,13 +182,13 @@ def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, n
     # requests too old to meet the other arm's still tell what stable is like
     after = _advanced(gate, state, baseline, candidate if whole else NOTHING, now)
     if after is None:
-        return replace(state, pending=Pending(), seen=seen)
+        return replace(state, pending=NO_PENDING, seen=seen)
     return replace(
         state,
         memory=after.memory(),
         log_fail=max(float(after.log_fail), LOG_NOTHING),
         log_pass=max(float(after.log_pass), LOG_NOTHING),
-        pending=Pending(),
+        pending=NO_PENDING,
         seen=seen,
         blocks=state.blocks + int(whole),
         last_block=now,
@@ -173,15 +197,18 @@ def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, n
 
 def _advanced(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, now: float) -> ErrorGate | LatencyGate | None:
     """The gate's test after a block; None if the memory is not the gate's."""
-    if not _fits(gate, state):
-        return None
     config = _start(gate, state.deadline_s).config
     elapsed_s = max(now - (state.opened if state.last_block is None else state.last_block), 0.0)
-    if isinstance(config, ErrorConfig):
-        errors = ErrorGate.restore(config, state.memory)
-        return errors.update(_rates(baseline), _rates(candidate), elapsed_s=elapsed_s)
-    latencies = LatencyGate.restore(config, state.memory)
-    return latencies.update(_histogram(baseline), _histogram(candidate), elapsed_s=elapsed_s)
+    if gate.role is Role.GOAL:
+        baseline, candidate = candidate, baseline
+    try:
+        if isinstance(config, ErrorConfig):
+            errors = ErrorGate.restore(config, state.memory)
+            return errors.update(_rates(baseline), _rates(candidate), elapsed_s=elapsed_s)
+        latencies = LatencyGate.restore(config, state.memory)
+    except ValueError:
+        return None
+    return latencies.update_one(baseline.latency, candidate.latency, elapsed_s=elapsed_s)
 
 
 def read(
@@ -193,42 +220,40 @@ def read(
         gate: What `state` was opened with.
         state: The evidence.
         alpha: Probability that a rollout of a good candidate is ever failed, all guardrails together, 0 < alpha < 1.
-        beta: Probability that a candidate worse by the margin is ever passed, 0 < beta < 1.
+        beta: Probability that a candidate worse by the margin (of a goal: not better) is ever passed, 0 < beta < 1.
         weight: This gate's share of alpha, 0 < weight <= 1; the weights of all guardrails sum to 1.
         now: Seconds since the epoch.
         no_data_after_s: Silence of the candidate that makes NO_DATA [s].
     """
     fits = _fits(gate, state)
+    goal = gate.role is Role.GOAL
     stable, candidate = (state.seen.stable, state.seen.candidate) if fits else (NOTHING, NOTHING)
-    enough = candidate.requests >= MIN_REQUESTS and (gate.metric is not Metric.ERROR_RATE or candidate.errors >= MIN_BAD)
+    watched = stable if goal else candidate
+    enough = watched.requests >= MIN_REQUESTS and (gate.metric is not Metric.ERROR_RATE or watched.errors >= MIN_BAD)
     silent_s = max(now - (state.opened if state.seen.last_fresh is None else state.seen.last_fresh), 0.0)
+    worse, better = (state.log_pass, state.log_fail) if goal else (state.log_fail, state.log_pass)
+    needed, needed_pass = (1 / beta if goal else 1 / (weight * alpha)), 1 / beta
     if not fits:
         verdict = Verdict.ERROR
     elif silent_s >= no_data_after_s:
         verdict = Verdict.NO_DATA
-    elif enough and state.log_fail >= -log(weight * alpha):
+    elif (goal or enough) and worse >= log(needed):
         verdict = Verdict.FAIL
-    elif state.log_pass >= -log(beta):
+    elif (enough or not goal) and better >= log(needed_pass):
         verdict = Verdict.PASS
     else:
         verdict = Verdict.INCONCLUSIVE
     return Reading(
-        name=state.name,
-        role=gate.role,
+        gate=gate,
         verdict=verdict,
-        evidence=exp(min(state.log_fail, LOG_MOST)),
-        needed=1 / (weight * alpha),
-        evidence_pass=exp(min(state.log_pass, LOG_MOST)),
-        needed_pass=1 / beta,
+        evidence=exp(min(worse, LOG_MOST)),
+        needed=needed,
+        evidence_pass=exp(min(better, LOG_MOST)),
+        needed_pass=needed_pass,
         weight=weight,
         enough=enough,
-        estimate_stable=_estimate(gate, stable),
-        estimate_candidate=_estimate(gate, candidate),
-        interval=_interval(gate, stable, candidate),
-        samples_stable=stable.requests,
-        samples_candidate=candidate.requests,
-        unit="ratio" if gate.metric is Metric.ERROR_RATE else "ms",
-        statistic=gate.statistic,
+        stable=stable,
+        candidate=candidate,
         age_s=None if state.seen.last_fresh is None else silent_s,
     )
 
@@ -255,24 +280,38 @@ def _needed(gate: Gate, counts: Counts) -> Counts:
     if gate.metric is Metric.ERROR_RATE:
         requests = max(counts.requests, 0)
         return Counts(requests=requests, errors=min(max(counts.errors, 0), requests))
-    latency = tuple((place, count) for place, count in counts.latency if 0 <= place < LATENCY_BINS and count > 0)
-    return Counts(requests=sum(count for _, count in latency), latency=latency)
+    latency = counts.latency
+    if any(not 0 <= place < LATENCY_BINS or count <= 0 for place, count in latency):
+        latency = tuple((place, count) for place, count in latency if 0 <= place < LATENCY_BINS and count > 0)
+    return Counts(requests=sum([count for _, count in latency]), latency=latency)
 
 
 def _rates(counts: Counts) -> tuple[int, int]:
     return counts.requests, counts.errors
 
 
-def _histogram(counts: Counts) -> Floats:
-    histogram = np.zeros(LATENCY_BINS)
-    for place, count in counts.latency:
-        histogram[place] += count
-    return histogram
+@by_object
+def _starts(gate: Gate) -> dict[float, tuple[ErrorGate | LatencyGate, int]]:
+    """Of one gate, by deadline: the test before any evidence, and the size of its memory."""
+    del gate
+    return {}
 
 
-@lru_cache(maxsize=256)
 def _start(gate: Gate, deadline_s: float) -> ErrorGate | LatencyGate:
-    margin = gate.margin
+    return _known(gate, deadline_s)[0]
+
+
+def _known(gate: Gate, deadline_s: float) -> tuple[ErrorGate | LatencyGate, int]:
+    starts = _starts(gate)
+    found = starts.get(deadline_s)
+    if found is None:
+        test = _made(gate, deadline_s)
+        found = starts[deadline_s] = test, len(test.memory())
+    return found
+
+
+def _made(gate: Gate, deadline_s: float) -> ErrorGate | LatencyGate:
+    margin = gate.better_by or gate.margin
     if gate.metric is Metric.ERROR_RATE:
         return ErrorGate.start(ErrorConfig(relative=margin.relative, absolute=margin.absolute, deadline_s=deadline_s))
     return LatencyGate.start(
@@ -282,12 +321,7 @@ def _start(gate: Gate, deadline_s: float) -> ErrorGate | LatencyGate:
 
 def _fits(gate: Gate, state: GateState) -> bool:
     """Whether the memory is one of this gate's, as far as one can tell."""
-    return state.name == gate.name and len(state.memory) == _size(gate, state.deadline_s) and isfinite(sum(state.memory))
-
-
-@lru_cache(maxsize=256)
-def _size(gate: Gate, deadline_s: float) -> int:
-    return len(_start(gate, deadline_s).memory())
+    return state.name == gate.name and len(state.memory) == _known(gate, state.deadline_s)[1] and isfinite(sum(state.memory))
 
 
 def _level(gate: Gate) -> float:

@@ -6,9 +6,19 @@ from policies.rollout import Decision, Fact, Reason, Rollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """One decision; `state` is what it was taken into (one event may take several, one after the other)."""
+
+    decision: Decision
+    reason: Reason
+    actor: str
+    state: Rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     state: Rollout
-    decisions: tuple[tuple[Decision, Reason, str], ...] = ()
+    decisions: tuple[Taken, ...] = ()
     because: Reason | None = None
     refused: bool = False
 
@@ -17,7 +27,12 @@ class Outcome:
 
     def then(self, state: Rollout, decision: Decision, reason: Reason, *, actor: str = "") -> "Outcome":
         """The same, with one more decision taken; its reason becomes the rollout's."""
-        return replace(self, state=replace(state, because=reason), decisions=(*self.decisions, (decision, reason, actor)))
+        return self.noted(replace(state, because=reason), decision, reason, actor=actor)
+
+    def noted(self, state: Rollout, decision: Decision, reason: Reason, *, actor: str = "") -> "Outcome":
+        """The same, but the rollout's own reason stays what it is in `state`."""
+        taken = Taken(decision=decision, reason=reason, actor=actor, state=state)
+        return replace(self, state=state, decisions=(*self.decisions, taken))
 
 
 def nothing(state: Rollout) -> Outcome:
@@ -26,7 +41,7 @@ def nothing(state: Rollout) -> Outcome:
 
 def decided(state: Rollout, decision: Decision, reason: Reason, *, actor: str = "") -> Outcome:
     """A decision that is recorded and leaves the rollout's own reason as it is."""
-    return Outcome(state=state, decisions=((decision, reason, actor),))
+    return nothing(state).noted(state, decision, reason, actor=actor)
 
 
 def refused(state: Rollout, code: str, **facts: Fact) -> Outcome:

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from policies import explain, verdicts, wish
 from policies.gates import Reading
-from policies.rollout import Mode, Record, Rollout
-from policies.spec.policy import FULL_BP, Variant
+from policies.lanes import TOTAL, weight
+from policies.rollout import IN_RELEASE, ArmState, Mode, Record, Rollout
+from policies.spec.policy import FULL_BP
 from policies.steps import stages
-from policies.weights import weights
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -20,13 +20,25 @@ def rfc3339(at: float) -> str:
 
 def phase(state: Rollout) -> str:
     """The word of the status for a mode and what hinders it."""
-    if state.mode in {Mode.WARMING, Mode.STEP} and state.paused:
+    if state.mode in IN_RELEASE and state.paused:
         return "paused"
+    if state.mode in IN_RELEASE and state.freezes:
+        return "frozen"
     if state.mode is Mode.WARMING:
         return "waiting_capacity" if state.delivery.complete else "running"
     if state.mode is Mode.STEP:
-        return "holding" if state.holding else "running"
+        return _phase_of_stage(state)
     return "idle" if state.mode is Mode.RETIRED else state.mode.value
+
+
+def _phase_of_stage(state: Rollout) -> str:
+    at = wish.stage(state)
+    if state.holding or at is None:
+        return "holding"
+    if at.kind == "approve" and not state.approved:
+        return "waiting_approval"
+    starved = any(arm.ceiling_bp < at.share_of(arm.name) for arm in state.running)
+    return "waiting_capacity" if starved or not wish.fits(state) else "running"
 
 
 def report(state: Rollout, *, now: float, held: bool) -> dict[str, Json]:
@@ -37,16 +49,15 @@ def report(state: Rollout, *, now: float, held: bool) -> dict[str, Json]:
     """
     at = wish.stage(state)
     flat = stages(state.policy)
-    seen = verdicts.readings(state, now=now) if state.candidate is not None and state.gates else ()
+    seen = tuple((arm, verdicts.readings(state, arm, now=now)) for arm in state.running)
     missing = verdicts.waiting_for(state, seen) if at is not None else ()
-    share = at.share_bp if at else 0
-    lanes = weights({"candidate": share} if state.candidate is not None else {})
+    on_way = state.arms if state.mode not in wish.AFTER else ()
     return {
         "name": state.name,
         "phase": phase(state),
         "generation": state.generation,
         "stable": {"version": state.stable.version, "identity": state.stable.identity},
-        "variants": [_variant(state, state.candidate)] if state.candidate is not None else [],
+        "variants": [_variant(arm) for arm in on_way],
         "step": None
         if at is None
         else {
@@ -57,8 +68,11 @@ def report(state: Rollout, *, now: float, held: bool) -> dict[str, Json]:
             "since": rfc3339(state.since),
             "waiting_for": [_waiting(item) for item in missing],
         },
-        "weights": {**lanes, "total": sum(lanes.values())},
-        "gates": [_reading(reading) for reading in seen],
+        "weights": _weights(state),
+        "gates": [_reading(arm.name, reading) for arm, said in seen for reading in said],
+        "winner": state.winner,
+        "freezes": [{"source": each.source, "words": each.words} for each in state.freezes],
+        "rollback_to": [variant.version for variant in reversed(state.committed)],
         "lease": {"ttl_s": state.policy.lease.ttl_s, "held": held},
         "proxies": {
             "selected": state.delivery.selected,
@@ -73,13 +87,30 @@ def report(state: Rollout, *, now: float, held: bool) -> dict[str, Json]:
 def because(state: Rollout, missing: Sequence[verdicts.Waiting]) -> str:
     """The sentence for what the rollout does now: what it waits for while all is well, else its last reason."""
     if state.mode is Mode.WARMING and not state.paused:
-        if not state.delivery.complete:
-            seen, words = state.delivery, f" ({state.delivery.words})" if state.delivery.words else ""
-            return f"{explain.sentence(state.because)}; {seen.acked} of {seen.selected} proxies have its clusters{words}"
-        return f"{explain.sentence(state.because)}; no pod of it is ready" + (f" ({state.pods.words})" if state.pods.words else "")
+        return f"{explain.sentence(state.because)}; {_warming(state)}"
     if state.mode is Mode.STEP and not state.paused and not state.holding and missing:
         return explain.waiting(verdicts.label(state), missing)
     return explain.sentence(state.because)
+
+
+def _warming(state: Rollout) -> str:
+    """What a release waits for before its first stage."""
+    if not state.delivery.complete:
+        seen, words = state.delivery, f" ({state.delivery.words})" if state.delivery.words else ""
+        return f"{seen.acked} of {seen.selected} proxies have its clusters{words}"
+    if state.freezes:
+        return f"frozen ({state.freezes[0].words})"
+    if not wish.fits(state):
+        return f"layer {state.policy.assignment.layer} has no room for it"
+    first = next(iter(stages(state.policy)), None)
+    unknown = verdicts.baseline(state, first)
+    if unknown:
+        return f"{unknown[0].have:.0f} of {unknown[0].need:.0f} requests of stable seen, against which it will be held"
+    cold = next((arm for arm in state.running if not arm.pods.ready), None)
+    if cold is None:
+        return "ready"
+    words = f" ({cold.pods.words})" if cold.pods.words else ""
+    return f"no pod of {'it' if len(state.arms) == 1 else cold.name} is ready{words}"
 
 
 def record(entry: Record) -> dict[str, Json]:
@@ -94,7 +125,8 @@ def record(entry: Record) -> dict[str, Json]:
         "reason": entry.reason.code,
         "facts": facts,
         "step": entry.step,
-        "share": entry.share_bp / FULL_BP,
+        "share": sum(share for _, share in entry.shares) / FULL_BP,
+        "shares": {arm: share / FULL_BP for arm, share in entry.shares},
         "stable": entry.stable,
         "candidate": entry.candidate,
         "actor": entry.actor,
@@ -102,29 +134,38 @@ def record(entry: Record) -> dict[str, Json]:
     }
 
 
-def _variant(state: Rollout, variant: Variant) -> dict[str, Json]:
+def _variant(arm: ArmState) -> dict[str, Json]:
     return {
-        "name": variant.name,
-        "version": variant.version,
-        "identity": variant.identity,
-        "share": state.in_effect_bp / FULL_BP,
-        "shadow_share": state.shadow_in_effect_bp / FULL_BP,
-        "ready": state.pods.ready,
-        "pods": state.pods.total,
-        "capacity_share": 1.0 if state.pods.ready else 0.0,
+        "name": arm.name,
+        "version": arm.variant.version,
+        "identity": arm.variant.identity,
+        "share": arm.in_effect_bp / FULL_BP,
+        "shadow_share": arm.shadow_in_effect_bp / FULL_BP,
+        "ready": arm.pods.ready,
+        "pods": arm.pods.total,
+        "capacity_share": arm.ceiling_bp / FULL_BP if arm.pods.ready else 0.0,
+        "out": explain.sentence(arm.out) if arm.out else None,
     }
 
 
+def _weights(state: Rollout) -> dict[str, Json]:
+    """What the proxies are sent, stable's slots added up."""
+    wanted = wish.traffic(state)
+    sent = {arm.variant.name: weight(arm.share_bp) for arm in wanted.arms} if wanted else {}
+    return {"stable": TOTAL - sum(sent.values()), **sent, "total": TOTAL}
+
+
 def _waiting(item: verdicts.Waiting) -> dict[str, Json]:
-    return {"kind": item.kind, "have": round(item.have, 3), "need": round(item.need, 3), "what": item.what}
+    return {"kind": item.kind, "have": round(item.have, 3), "need": round(item.need, 3), "what": item.what, "variant": item.variant}
 
 
-def _reading(reading: Reading) -> dict[str, Json]:
+def _reading(variant: str, reading: Reading) -> dict[str, Json]:
     def finite(amount: float | None) -> float | None:
         return None if amount is None or not math.isfinite(amount) else float(f"{amount:.6g}")
 
     return {
         "name": reading.name,
+        "variant": variant,
         "role": reading.role.value,
         "verdict": reading.verdict.value,
         "evidence": finite(reading.evidence),
@@ -133,7 +174,7 @@ def _reading(reading: Reading) -> dict[str, Json]:
         "needed_pass": finite(reading.needed_pass),
         "estimate": {"stable": finite(reading.estimate_stable), "candidate": finite(reading.estimate_candidate)},
         "interval": None if reading.interval is None else [finite(bound) for bound in reading.interval],
-        "samples": {"stable": reading.samples_stable, "candidate": reading.samples_candidate},
+        "samples": {"stable": reading.stable.requests, "candidate": reading.candidate.requests},
         "unit": reading.unit,
         "reading_age_s": finite(reading.age_s),
         "because": explain.reading(reading),

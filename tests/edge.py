@@ -6,7 +6,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3 import discovery_pb2 as wire
 from envoy.service.runtime.v3 import rtds_pb2
 
-from policies.spec.policy import Assignment, Lease, Listener, ProxiesPolicy, Select, TrafficSpec
+from policies.spec.policy import FULL_BP, Assignment, Lease, Listener, ProxiesPolicy, Select, TrafficSpec
 from policies.traffic import Arm, Traffic
 from tests.making import variant
 from xds_server.core.staging import WAIT_S
@@ -28,7 +28,7 @@ def wish(rollout="chat", publication=1, *, stable=V1, arm=None, share_bp=0, **mo
         assignment=Assignment(),
         lease=Lease(ttl_s=30.0),
         stable=stable,
-        arms=(Arm(variant=arm, share_bp=share_bp),) if arm is not None else (),
+        arms=(Arm(variant=arm, share_bp=share_bp, reserve_bp=FULL_BP),) if arm is not None else (),
         **more,
     )
 

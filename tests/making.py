@@ -43,14 +43,24 @@ def variant(name, version, port=8000, **more):
     return Variant(name=name, version=version, endpoints=StaticEndpoints(addresses=(f"127.0.0.1:{port}",)), **more)
 
 
+def shadow(share_bp, hold=HOLD, arm="candidate"):
+    return ShadowStep(shares=((arm, share_bp),), hold=hold)
+
+
+def canary(*shares_bp, hold=HOLD, arm="candidate"):
+    """Stages of one arm; a dictionary names the shares of several."""
+    stages = [tuple(each.items()) if isinstance(each, dict) else ((arm, each),) for each in shares_bp]
+    return CanaryStep(stages=tuple((stage, hold) for stage in stages))
+
+
 def policy(**changes):
     """shadow 10 %, canary 10 % and 50 %, promote; one error gate."""
     made = RolloutPolicy(
         name="chat",
         traffic=TrafficSpec(proxies="edge", listener="public"),
         stable=variant("stable", "v1", 8001),
-        candidate=variant("candidate", "v2", 8002),
-        steps=(ShadowStep(share_bp=1000, hold=HOLD), CanaryStep(shares_bp=(1000, 5000), hold=HOLD), PromoteStep(keep_stable_for_s=2.0)),
+        arms=(variant("candidate", "v2", 8002),),
+        steps=(shadow(1000), canary(1000, 5000), PromoteStep(keep_stable_for_s=2.0)),
         gates=(ERRORS,),
     )
     return replace(made, **changes)
@@ -92,17 +102,26 @@ class Run:
         delivery = Delivery(selected=selected, acked=selected if acked is None else acked, **more)
         return self.on(Delivered(publication=self.state.publication, delivery=delivery))
 
-    def ready(self, ready=1):
-        return self.on(PodsProbed(identity=self.state.candidate.identity, pods=Pods(ready=ready, total=1)))
+    @property
+    def arm(self):
+        """The only arm, or the first."""
+        return self.state.arms[0]
 
-    def evidence(self, stable=None, candidate=None, shadow=None):
+    def ready(self, ready=1, total=1, arm=0):
+        return self.on(PodsProbed(identity=self.state.arms[arm].variant.identity, pods=Pods(ready=ready, total=total)))
+
+    def evidence(self, stable=None, candidate=None, shadow=None, **others):
+        """One block; `candidate` is the first arm whatever its name, `others` are arms by name."""
         users, shadows = {}, {}
         if stable is not None:
             users[self.state.stable.identity] = stable
         if candidate is not None:
-            users[self.state.candidate.identity] = candidate
+            users[self.arm.variant.identity] = candidate
         if shadow is not None:
-            shadows[self.state.candidate.identity] = shadow
+            shadows[self.arm.variant.identity] = shadow
+        for arm in self.state.arms:
+            if arm.name in others:
+                users[arm.variant.identity] = others[arm.name]
         return self.on(EvidenceArrived(block=Block(start=self.now - 0.1, end=self.now, users=users, shadows=shadows)))
 
     def wait(self, seconds, every=0.5):
@@ -118,15 +137,17 @@ class Run:
             self.now += 0.1
             if not self.state.delivery.complete:
                 self.ack()
-            if self.state.mode is Mode.WARMING and not self.state.pods.ready:
-                self.ready()
+            if self.state.mode is Mode.WARMING:
+                for index, arm in enumerate(self.state.arms):
+                    if not arm.pods.ready:
+                        self.ready(arm=index)
             owed += bad
             errors, owed = int(owed), owed - int(owed)
-            live = self.state.candidate is not None
+            live = self.state.mode is Mode.STEP and self.state.arms
             self.evidence(
                 counts(9),
-                counts(1, errors, latency_ms) if live and self.state.in_effect_bp else None,
-                counts(1, errors, latency_ms) if live and self.state.shadow_in_effect_bp else None,
+                counts(1, errors, latency_ms) if live and self.arm.in_effect_bp else None,
+                counts(1, errors, latency_ms) if live and self.arm.shadow_in_effect_bp else None,
             )
             self.on(Ticked())
             if until is not None and self.state.mode is until:

@@ -65,6 +65,19 @@ def binomial_band(number: int, share: float, confidence: float = 0.999) -> tuple
     return int(low), int(high)
 
 
+async def turn_of(port: int) -> None:
+    """One turn of the worker behind a listener: an ACK comes from the main thread, a moment before the workers act on what it accepted.
+
+    The request has no host, so Envoy answers it itself and no backend counts it.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"400"
+    finally:
+        writer.transport.abort()
+
+
 # Backends.
 
 
@@ -100,6 +113,7 @@ class Backend:
         chunks: 0 = one body with a length; n = a stream of n events.
         chunk_gap_s: Time between two events [s].
         break_after: Cuts the connection after so many events of a stream; 0 = right after the head.
+        finish: Streams that began while it was here wait for it before their last event.
         hang: Takes requests and never answers.
         health_status: What `health_path` answers.
         requests, shadows: Counts of users' requests and of mirrored copies, health checks in neither.
@@ -115,6 +129,7 @@ class Backend:
     chunks: int = 0
     chunk_gap_s: float = 0.0
     break_after: int | None = None
+    finish: asyncio.Event | None = None
     hang: bool = False
     health_path: str = "/health"
     health_status: int = 200
@@ -208,7 +223,10 @@ class Backend:
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         writer.write(_answer_head(200, self.name, None))
+        last, finish = self.chunks - 1, self.finish
         for number in range(self.chunks):
+            if finish is not None and number == last:
+                await finish.wait()
             if self.break_after is not None and number >= self.break_after:
                 await writer.drain()
                 writer.close()
@@ -350,6 +368,10 @@ class Client:
             failure = "timeout"
         except (ConnectionError, asyncio.IncompleteReadError, ValueError):
             failure = "reset" if connection is not None else "connect"
+        except asyncio.CancelledError:
+            if connection is not None:
+                connection[1].transport.abort()
+            raise
         if connection is not None:
             if failure in {"timeout", "reset"} or got.headers.get("connection") == "close":
                 connection[1].transport.abort()

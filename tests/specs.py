@@ -11,6 +11,14 @@ PROXIES = {
     "spec": {"select": {"cluster": "edge"}, "listeners": [{"name": "public", "address": "0.0.0.0", "port": 8080}]},
 }
 
+PROMOTE = {"promote": {"keep_stable_for": "10m"}}
+
+FILES = {
+    "chat.jsonl": b'{"path": "/v1/chat", "headers": {"X-A": "b"}, "body": {"model": "m"}}\n{"method": "GET", "path": "/v1/models"}\n',
+    "answer.json": b'{"type": "object"}',
+}
+"""Companions that a probe may name."""
+
 
 def variant(version="v1", port=8001, **more):
     return {"version": version, "endpoints": {"static": [f"127.0.0.1:{port}"]}, **more}
@@ -21,7 +29,7 @@ def rollout(name="chat", **spec):
     parts = {
         "traffic": {"proxies": "edge", "listener": "public", "match": [{"host": "chat.internal"}]},
         "variants": {"stable": variant(), "candidate": variant("v2", 8002)},
-        "steps": [{"canary": {"shares": ["5%", "50%"], "hold": {"for": "5m", "samples": 100}}}, {"promote": {}}],
+        "steps": [{"canary": {"shares": ["5%", "50%"], "hold": {"for": "5m", "samples": 100}}}, PROMOTE],
         "gates": [{"name": "errors", "metric": "envoy/error_rate", "margin": {"absolute": "1%"}}],
         **spec,
     }
@@ -38,8 +46,8 @@ def text(*documents):
 
 
 def loaded(*documents):
-    """Of one file `f.yaml` that begins with the Proxies `edge`."""
-    return load({"f.yaml": text(PROXIES, *documents)})
+    """Of one file `f.yaml` that begins with the Proxies `edge`, beside `FILES`."""
+    return load({"f.yaml": text(PROXIES, *documents), **FILES})
 
 
 def value(**spec):

@@ -8,28 +8,35 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import yaml
 
 from tests.real_envoy import Envoy
-from tests.rig import Backend, Client, free_port, until
+from tests.rig import Backend, Client, free_port, turn_of, until
 
 BOOTSTRAPS: dict[str, str] = {}
 CLI = (sys.executable, "-m", "xds_server.cli")
 
 
-def endpoints(backend):
-    return {"static": [backend.address]}
+def endpoints(*backends):
+    return {"static": [backend.address for backend in backends]}
 
 
-def rollout(stable, candidate, *, name="chat", **spec):
+HEALTH = {"path": "/health", "interval": "200ms", "timeout": "5s"}
+"""Patient, because a busy machine is slow to answer; a pod that was killed refuses at once."""
+
+
+def variant(version, *backends, **more):
+    """A variant of a Rollout document: one pod for each backend."""
+    return {"version": version, "endpoints": endpoints(*backends), "health": HEALTH, **more}
+
+
+def rollout(stable=None, candidate=None, *, name="chat", **spec):
     """A Rollout document as plain data; keywords replace whole parts of `spec`."""
-    variants = {"stable": {"version": "v1", "endpoints": endpoints(stable), "health": {"path": "/health", "interval": "200ms"}}}
-    if candidate is not None:
-        variants["candidate"] = {"version": "v2", "endpoints": endpoints(candidate), "health": {"path": "/health", "interval": "200ms"}}
+    pods = {"stable": ("v1", stable), "candidate": ("v2", candidate)}
+    variants = {role: variant(version, backend) for role, (version, backend) in pods.items() if backend is not None}
     return {
         "apiVersion": "crossfade/v1",
         "kind": "Rollout",
@@ -47,13 +54,17 @@ def rollout(stable, candidate, *, name="chat", **spec):
 
 
 class Stage:
-    """Folder, ports and processes; use as an async context manager, `start` brings the server and Envoy up."""
+    """Folder, ports and processes; use as an async context manager, `start` brings the server and Envoy up.
+
+    `source`: what the server follows in place of the folder, such as a branch of a repository.
+    """
 
     def __init__(self, folder: Path, *, envoys: int = 1) -> None:
         self.folder = folder
         self.policies = folder / "policies"
+        self.source = ""
         self.policies.mkdir(parents=True, exist_ok=True)
-        self.xds, self.api, self.port = free_port(), free_port(), free_port()
+        self.xds, self.api, self.api_grpc, self.port = free_port(), free_port(), free_port(), free_port()
         self.server: asyncio.subprocess.Process | None = None
         self.envoys: list[Envoy] = []
         self.wanted_envoys = envoys
@@ -98,8 +109,9 @@ class Stage:
             await self.add_envoy(f"edge-{number}")
 
     async def start_server(self):
-        arguments = ("serve", "--policies", str(self.policies), "--store", f"sqlite:{self.folder / 'state.sqlite'}")
+        arguments = ("serve", "--policies", self.source or str(self.policies), "--store", f"sqlite:{self.folder / 'state.sqlite'}")
         arguments += ("--xds", f"127.0.0.1:{self.xds}", "--api", f"127.0.0.1:{self.api}")
+        arguments += ("--api-grpc", f"127.0.0.1:{self.api_grpc}")
         self.server = await asyncio.create_subprocess_exec(*CLI, *arguments, stderr=self.log_file, stdout=self.log_file)
         await until(self._ready, f"the server to be ready; its log:\n{self.log()[-3000:]}")
 
@@ -169,14 +181,26 @@ class Stage:
             raise AssertionError(f"not {wanted}: {last}\n{self.log()[-2000:]}") from None
 
     async def share(self, wanted, name="chat", timeout_s=20.0):
-        """Waits until the proxies have ACKed a share of the candidate."""
+        """Waits until the proxies have ACKed a share of the candidate and act on it."""
+        await self.shares(name, timeout_s, candidate=wanted)
+
+    async def shares(self, name="chat", timeout_s=20.0, **wanted):
+        """The same for several arms, by name; an arm that is not there has 0."""
+        last = {}
 
         async def there():
-            status = await self.status(name)
-            variants = status.get("variants") or [{"share": 0.0, "shadow_share": 0.0}]
-            return abs(variants[0]["share"] - wanted) < 1e-9 and status["proxies"]["acked"] == status["proxies"]["selected"] > 0
+            nonlocal last
+            last = await self.status(name)
+            have = {each["name"]: each["share"] for each in last.get("variants", ())}
+            acked = "proxies" in last and last["proxies"]["acked"] == last["proxies"]["selected"] > 0
+            return acked and all(abs(have.get(arm, 0.0) - share) < 1e-9 for arm, share in wanted.items())
 
-        await until(there, f"share {wanted} in effect; {await self.status(name)}; {self.log()[-1500:]}", timeout_s=timeout_s, every_s=0.03)
+        try:
+            await until(there, timeout_s=timeout_s, every_s=0.03)
+        except AssertionError:
+            raise AssertionError(f"not {wanted}: {last}\n{self.log()[-1500:]}") from None
+        with contextlib.suppress(ConnectionError):  # the listener is not there yet: nobody is answered otherwise
+            await turn_of(self.port)
 
     async def serving(self, client: Client):
         """Waits until the listener answers through to stable."""
@@ -194,8 +218,4 @@ class Stage:
         return False
 
 
-def now():
-    return time.time()
-
-
-__all__ = ["Backend", "Client", "Stage", "endpoints", "now", "rollout", "until"]
+__all__ = ["Backend", "Client", "Stage", "endpoints", "rollout", "until", "variant"]

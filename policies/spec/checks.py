@@ -1,25 +1,20 @@
-"""What cannot be said of one field of a policy: faults between fields of a document, faults between documents, and doubts (warnings). Pure.
+"""What cannot be said of one field of a policy: faults between fields of a document, and between documents. Pure.
 
-Neighbours: `documents` (the models), `loader` (turns these into errors with their lines).
+Neighbours: `step_checks` (the same of steps), `doubts` (what is allowed and probably not meant), `loader` (gives faults their lines).
 """
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from policies.spec.documents import Proxies, Rollout
-from policies.spec.policy import FULL_BP, CanaryStep, Hold, PromoteStep, ProxiesPolicy, Role, RolloutPolicy, ShadowStep
+from policies.spec import step_checks
+from policies.spec.documents import GateBundle, Proxies, Rollout
+from policies.spec.faults import Fault, one_of
+from policies.spec.gates import UseBundle
+from policies.spec.policy import FULL_BP, STABLE, Gate, Match, ProxiesPolicy, Role, RolloutPolicy, SwitchStep
 from policies.spec.reader import Path
-from policies.spec.units import did_you_mean
-from policies.steps import percent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    path: Path
-    message: str
-    expected: str = ""
-    hint: str = ""
+from policies.spec.units import did_you_mean, shown
+from policies.steps import percent, reserves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,49 +28,85 @@ class Clash:
     hint: str
 
 
-def faults(document: Rollout | Proxies) -> Iterator[Fault]:
-    """What is wrong between the fields of a document that are each right."""
-    if isinstance(document, Proxies):
-        yield from _listeners(document)
-        return
-    yield from _steps(document)
+def faults(document: Rollout | Proxies | GateBundle) -> Iterator[Fault]:
+    """What is wrong between the fields of a document that are each right, as far as it can be said without other documents."""
+    match document:
+        case Proxies():
+            yield from _listeners(document)
+        case GateBundle():
+            yield from _names((gate.name, ("spec", "gates", index, "name")) for index, gate in enumerate(document.spec.gates))
+        case Rollout():
+            yield from _owned(document)
+            yield from _arms(document)
+            yield from step_checks.faults(document)
+
+
+def faults_of_gates(document: Rollout, bundles: Mapping[str, tuple[Gate, ...]]) -> Iterator[Fault]:
+    """What is wrong with the gates once the bundles are known that are used."""
+    names: list[tuple[str, Path]] = []
+    roles: dict[str, Role] = {}
+    for index, entry in enumerate(document.spec.gates):
+        bundle = isinstance(entry, UseBundle)
+        gates = bundles[entry.use] if isinstance(entry, UseBundle) else (entry.value(),)
+        names += [(gate.name, ("spec", "gates", index, "use" if bundle else "name")) for gate in gates]
+        roles |= {gate.name: gate.role for gate in gates}
+    yield from _names(names)
+    goals = [name for name, role in roles.items() if role is Role.GOAL]
+    for index, step in enumerate(document.spec.steps):
+        if step.ab is None or step.ab.goal in goals:
+            continue
+        goal = step.ab.goal
+        message = f"gate {goal!r} is a {roles[goal].value}, no goal" if goal in roles else f"there is no gate {goal!r}"
+        hint = did_you_mean(goal, goals) or f"- {{name: {goal}, metric: envoy/error_rate, role: goal, better_by: {{absolute: 0%}}}}"
+        path: Path = ("spec", "steps", index, "ab", "goal")
+        yield Fault(path=path, message=message, expected=one_of(goals) or "a gate with role: goal", hint=hint)
+
+
+def unknown_zones(document: Rollout, exists: Callable[[str], bool]) -> Iterator[Fault]:
+    """Time zones of freeze windows that there are not."""
+    for index, window in enumerate(document.spec.freeze):
+        if not exists(window.timezone):
+            path: Path = ("spec", "freeze", index, "timezone")
+            message = f"there is no time zone {shown(window.timezone)}"
+            yield Fault(path=path, message=message, expected="a name of the IANA database", hint="such as Europe/Berlin, or UTC")
+
+
+def _names(gates: Iterable[tuple[str, Path]]) -> Iterator[Fault]:
     names: set[str] = set()
-    for index, gate in enumerate(document.spec.gates):
-        if gate.name in names:
-            path: Path = ("spec", "gates", index, "name")
-            yield Fault(path=path, message=f"two gates are called {gate.name!r}", expected="each name once", hint="rename one")
-        names.add(gate.name)
-    owned: set[tuple[str, str]] = set()
-    for index, match in enumerate(document.spec.traffic.match):
-        key = (match.host.lower(), match.path_prefix)
-        if key in owned:
-            path = ("spec", "traffic", "match", index)
-            message = f"host {key[0]} with path {key[1]} stands twice"
-            yield Fault(path=path, message=message, expected="each host and path once", hint="remove one")
-        owned.add(key)
+    for name, path in gates:
+        if name in names:
+            yield Fault(path=path, message=f"two gates are called {name!r}", expected="each name once", hint="rename one")
+        names.add(name)
 
 
-def _steps(document: Rollout) -> Iterator[Fault]:
-    steps = document.spec.steps
-    if document.spec.variants.candidate is not None and not steps:
-        message = "there is a candidate and no step: it would be promoted at once"
-        yield Fault(
-            path=("spec", "steps"), message=message, expected="at least one step", hint="- canary: {shares: [5%, 50%], hold: {for: 5m}}"
-        )
-    reached = 0
-    for index, step in enumerate(steps):
-        path: Path = ("spec", "steps", index)
-        if step.promote is not None and index < len(steps) - 1:
-            yield Fault(path=path, message="promote ends a rollout", expected="promote as the last step only", hint="move it to the end")
-        if step.shadow is not None and reached:
-            message = f"a shadow takes no share, so it would take the candidate back from {percent(reached)} to 0"
-            yield Fault(path=path, message=message, expected="shadow before canary", hint="move it before the canary")
-        for place, share in enumerate(step.canary.shares if step.canary else ()):
-            if share <= reached:
-                message = f"{percent(share)} after {percent(reached)} does not grow"
-                path = ("spec", "steps", index, "canary", "shares", place)
-                yield Fault(path=path, message=message, expected="strictly growing shares, such as [1%, 5%, 25%]", hint="order the shares")
-            reached = max(reached, share)
+def _owned(document: Rollout) -> Iterator[Fault]:
+    owned: set[Match] = set()
+    for index, each in enumerate(document.spec.traffic.match):
+        match = each.value()
+        if match in owned:
+            path: Path = ("spec", "traffic", "match", index)
+            yield Fault(path=path, message=f"{_told(match)} stands twice", expected="each host and path once", hint="remove one")
+        owned.add(match)
+
+
+def _told(match: Match) -> str:
+    also = f" and headers {', '.join(header.name for header in match.headers)}" if match.headers else ""
+    return f"host {match.host} with path {match.path_prefix}{also}"
+
+
+def _arms(document: Rollout) -> Iterator[Fault]:
+    """Each arm is a version of its own, and segments name what is there."""
+    arms = document.spec.variants.arms
+    known: dict[str, str] = {}
+    for name, arm in arms.items() if len(arms) > 1 else ():
+        other = known.setdefault(arm.value(name).identity, name)
+        if other != name:
+            message = f"{name} is the same as {other}: version, endpoints and config are equal"
+            yield Fault(path=("spec", "variants", name), message=message, expected="each version once", hint=f"remove {name}")
+    for index, segment in enumerate(document.spec.assignment.segments if arms else ()):
+        if segment.variant not in (STABLE, *arms):
+            path: Path = ("spec", "assignment", "segments", index, "variant")
+            yield step_checks.unknown_arm(segment.variant, [STABLE, *arms], path)
 
 
 def _listeners(document: Proxies) -> Iterator[Fault]:
@@ -114,14 +145,17 @@ def dangling(value: RolloutPolicy, groups: Mapping[str, ProxiesPolicy]) -> Fault
     return None
 
 
+def same_name(name: str) -> Clash:
+    """Of two documents of a kind."""
+    path: Path = ("metadata", "name")
+    message = f"the name {name!r} is taken"
+    return Clash(here=path, there=path, message=message, expected="each name once per kind", hint="rename or remove one of them")
+
+
 def clash(one: RolloutPolicy | ProxiesPolicy, other: RolloutPolicy | ProxiesPolicy) -> Clash | None:
     """Why two documents cannot both be in force, told to `one`."""
     if type(one) is not type(other):
         return None
-    if one.name == other.name:
-        name: Path = ("metadata", "name")
-        message = f"the name {one.name!r} is taken"
-        return Clash(here=name, there=name, message=message, expected="each name once per kind", hint="rename or remove one of them")
     if isinstance(one, ProxiesPolicy) and isinstance(other, ProxiesPolicy) and one.select == other.select:
         path: Path = ("spec", "select")
         message = f"Proxies {other.name!r} select the same Envoys"
@@ -134,55 +168,56 @@ def clash(one: RolloutPolicy | ProxiesPolicy, other: RolloutPolicy | ProxiesPoli
 def _shared_traffic(one: RolloutPolicy, other: RolloutPolicy) -> Clash | None:
     if (one.traffic.proxies, one.traffic.listener) != (other.traffic.proxies, other.traffic.listener):
         return None
+    theirs = {match: index for index, match in enumerate(other.traffic.match)}
     for index, match in enumerate(one.traffic.match):
-        if match in other.traffic.match:
+        if match in theirs:
             return Clash(
                 here=("spec", "traffic", "match", index),
-                there=("spec", "traffic", "match", other.traffic.match.index(match)),
-                message=f"host {match.host} with path {match.path_prefix} belongs to rollout {other.name!r}",
+                there=("spec", "traffic", "match", theirs[match]),
+                message=f"{_told(match)} belongs to rollout {other.name!r}",
                 expected="each host and path of a listener in one rollout",
                 hint="give one of them another host or path",
             )
     return None
 
 
-def doubts(value: RolloutPolicy) -> Iterator[Fault]:
-    """What is allowed and probably not meant."""
-    if value.candidate is None:
-        return
-    if value.candidate.endpoints == value.stable.endpoints:
-        message = "stable and candidate have the same endpoints: whatever differs between them is not seen here"
-        yield Fault(path=("spec", "variants", "candidate", "endpoints"), message=message, hint="give each version pods of its own")
-    canaries = [step for step in value.steps if isinstance(step, CanaryStep)]
-    if canaries and not any(gate.role is Role.GUARDRAIL for gate in value.gates):
-        what = "no guardrail" if value.gates else "no gate"
-        message = f"{what} is set: nothing takes a bad candidate back by itself"
-        hint = "gates: [{name: errors, metric: envoy/error_rate, margin: {absolute: 0.5%}}]"
-        yield Fault(path=("spec", "gates"), message=message, hint=hint)
-    first = value.steps[0] if value.steps else None
-    if isinstance(first, CanaryStep) and first.shares_bp[0] == FULL_BP:
-        message = "the first step gives the candidate everything at once"
-        yield Fault(path=("spec", "steps", 0), message=message, hint="start with a shadow or a small share")
-    if value.steps and not isinstance(value.steps[-1], PromoteStep):
-        message = "the last step is not promote: the rollout stays at its last share until someone promotes by hand"
-        yield Fault(path=("spec", "steps"), message=message, hint="end with - promote: {keep_stable_for: 1h}")
-    yield from _doubtful_holds(value)
-
-
-def _doubtful_holds(value: RolloutPolicy) -> Iterator[Fault]:
-    for index, step in enumerate(value.steps):
-        if not isinstance(step, ShadowStep | CanaryStep):
+def overfull(rollouts: Mapping[int, RolloutPolicy]) -> Iterator[tuple[int, Fault]]:
+    """Rollouts for which their layer has no room, by the key they were given with: by name, the first get theirs."""
+    taken: dict[str, int] = {}
+    for index, value in sorted(rollouts.items(), key=lambda item: item[1].name):
+        layer, wanted = value.assignment.layer, sum(reserves(value).values()) if value.assignment.layer else 0
+        before = taken.get(layer, 0)
+        if before + wanted <= FULL_BP:
+            taken[layer] = before + wanted
             continue
-        path: Path = ("spec", "steps", index, step.kind)
-        if step.hold == Hold():
-            message = "no hold: the step ends as soon as its gates allow"
-            yield Fault(path=path, message=message, hint="hold: {for: 5m, samples: 500}")
-        if step.hold.for_s >= value.when.stuck_after_s:
-            message = (
-                f"the hold of {step.hold.for_s:.10g} s is not over when the step counts as stuck, after {value.when.stuck_after_s:.10g} s"
-            )
-            yield Fault(path=(*path, "hold"), message=message, hint="raise when.stuck.after")
+        yield index, _no_room(value, wanted, FULL_BP - before)
 
 
-def one_of(words: Sequence[str]) -> str:
-    return f"one of {', '.join(words)}" if words else ""
+def _no_room(value: RolloutPolicy, wanted_bp: int, left_bp: int) -> Fault:
+    path: Path = ("spec", "assignment", "layer")
+    layer = value.assignment.layer
+    expected = "rollouts of one layer whose largest shares are 100% together at most"
+    switch = next((step for step in value.steps if isinstance(step, SwitchStep)), None)
+    if switch is None:
+        message = f"this rollout needs {percent(wanted_bp)} of the users of layer {layer!r}, and {percent(left_bp)} are left"
+        return Fault(path=path, message=message, expected=expected, hint="lower its shares, or take another layer")
+    others = wanted_bp - FULL_BP
+    left = f"the other arms need {percent(others)} beside it" if others else f"{percent(left_bp)} are left"
+    message = f"the switch to {switch.arm} needs all users of layer {layer!r}, and {left}"
+    hint = "remove layer" if others else "give it a layer of its own, or a canary in place of the switch"
+    return Fault(path=path, message=message, expected=expected, hint=hint)
+
+
+def strangers(rollouts: Mapping[int, RolloutPolicy]) -> Iterator[tuple[int, Fault]]:
+    """Rollouts that know users by another cookie than their layer does, by the key they were given with: the first by name has said which."""
+    names: dict[str, tuple[str, str]] = {}
+    for index, value in sorted(rollouts.items(), key=lambda item: item[1].name):
+        layer, cookie = value.assignment.layer, value.assignment.cookie
+        if not layer or cookie is None:
+            continue
+        known, by = names.setdefault(layer, (cookie.name, value.name))
+        if cookie.name != known:
+            path: Path = ("spec", "assignment", "sticky", "cookie")
+            message = f"layer {layer!r} knows users by the cookie {known!r} (rollout {by!r}), not by {cookie.name!r}"
+            expected = "one cookie for all rollouts of a layer: a user has another place by each"
+            yield index, Fault(path=path, message=message, expected=expected, hint=f"sticky: {{cookie: {known}}}")

@@ -1,36 +1,25 @@
-"""The policy file as a person writes it: pydantic models of `kind: Rollout` and `kind: Proxies`, and their way into `policies.spec.policy`.
+"""The policy file as a person writes it: pydantic models of its three kinds, and their way into `policies.spec.policy`.
 
-Unknown keys are errors; keys and values that are promised and not there yet say so (`LATER`, `LATER_VALUES`). `parts` has the models of a
-variant, `units` the words and numbers, `checks` what cannot be said of one field; `schema` and `loader` work with these models.
+Unknown keys are errors; keys and values that are promised and not there yet say so (`LATER`). `parts` has the models of a variant, `traffic` of
+whose requests go where, `steps` and `gates` what their names say, `units` the words and numbers; `checks` has what cannot be said of one field;
+`schema` and `loader` work with these models.
+
+`loader` makes a value in two steps: a good Rollout says by `mentions` what it needs of other files and documents, and gets it by
+`value(companions)`. Every name that it mentions, and every arm that it names, must exist by then.
 """
 
-import re
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from policies.spec import policy
-from policies.spec.parts import Part, Variants
-from policies.spec.units import (
-    DURATION,
-    Count,
-    DurationS,
-    Flag,
-    Fraction,
-    Header,
-    Host,
-    IpAddress,
-    LabelText,
-    MarginValue,
-    Name,
-    OrText,
-    Port,
-    Prefix,
-    Salt,
-    ShareBp,
-    shown,
-    wrong,
-)
+from policies.spec.cron import CronText
+from policies.spec.gates import Gate, GateEntry, UseBundle
+from policies.spec.parts import Endpoints, Part, Variants
+from policies.spec.steps import Companions, Mention, Step
+from policies.spec.traffic import Assignment, Traffic
+from policies.spec.units import DURATION, DurationS, Flag, Fraction, IpAddress, LabelText, Name, OrText, Port, Zone, wrong
 
 
 class Metadata(Part):
@@ -66,9 +55,20 @@ class Listener(Part):
     port: Port = Field(examples=[8080])
 
 
+class DefaultRoute(Part):
+    """Where requests go that no rollout owns, untouched."""
+
+    endpoints: Endpoints = Field(examples=["{dns: gateway.internal, port: 8080}"])
+    timeout: DurationS = Field(default=0.0, description="of a whole request; 0s (default) = none")
+
+    def value(self) -> policy.DefaultRoute:
+        return policy.DefaultRoute(endpoints=self.endpoints.value(), timeout_s=self.timeout)
+
+
 class ProxiesSpec(Part):
     select: Select = Field(examples=["{cluster: edge}"])
     listeners: list[Listener] = Field(min_length=1, max_length=64)
+    default: DefaultRoute | None = Field(default=None, description="where requests go that no rollout owns; default: they are answered 404")
 
 
 class Proxies(Part):
@@ -85,201 +85,12 @@ class Proxies(Part):
             name=self.metadata.name,
             select=policy.Select(cluster=select.cluster, node_id=select.node_id, metadata=tuple(sorted(select.metadata.items()))),
             listeners=tuple(policy.Listener(name=each.name, address=each.address, port=each.port) for each in self.spec.listeners),
-        )
-
-
-class Match(Part):
-    """Requests by host and start of the path; the most particular match wins."""
-
-    host: Host = Field(
-        default="*", description="without port; *.example.com for every host under it; default *", examples=["chat.example.com"]
-    )
-    path_prefix: Prefix = Field(default="/", description="default /", examples=["/v1/"])
-
-
-class Traffic(Part):
-    """The requests this rollout owns."""
-
-    proxies: Name = Field(description="metadata.name of a Proxies document", examples=["edge"])
-    listener: Name = Field(description="one of its listeners", examples=["public"])
-    match: list[Match] = Field(default=[Match()], min_length=1, max_length=100, description="default: everything on the listener")
-    timeout: DurationS = Field(default=300.0, description="of a whole request, streams included; 0s = none; default 300s")
-    fallback: Literal["connect", "gateway", "none"] = Field(
-        default="connect",
-        description="candidate unreachable: stable answers (connect, default); also on 502-504 and resets before the first byte (gateway); none",
-    )
-
-
-class Sticky(Part):
-    LATER = frozenset({"cookie"})
-
-    header: Header = Field(description="whose value names the user", examples=["x-user-id"])
-
-
-class Assignment(Part):
-    """Who gets the candidate."""
-
-    LATER = frozenset({"segments", "layer"})
-
-    sticky: Annotated[Sticky | None, OrText("^none$")] = Field(
-        default=None, description="a user keeps the version; none (default): every request is drawn anew"
-    )
-    salt: Salt | None = Field(default=None, description="decorrelates rollouts that see the same users; default: the rollout's name")
-
-    @field_validator("sticky", mode="before")
-    @classmethod
-    def _none(cls, value: Any) -> Any:
-        if isinstance(value, dict) and set(value) == {"cookie"}:
-            raise wrong("cookie is not supported yet", expected="header, or none", hint="sticky: {header: x-user-id}", at=("cookie",))
-        if isinstance(value, str) and value != "none":
-            raise wrong(
-                f"{shown(value)} is not a way to be sticky", expected="{header: NAME}, or none", hint=f"sticky: {{header: {value[:60]}}}"
-            )
-        return None if value == "none" else value
-
-
-class Hold(Part):
-    """What a step waits for: both."""
-
-    for_: DurationS = Field(default=0.0, alias="for", description="time in which the share is served", examples=["5m"])
-    samples: Count = Field(default=0, description="requests per variant", examples=[500])
-
-    def value(self) -> policy.Hold:
-        return policy.Hold(for_s=self.for_, samples=self.samples)
-
-
-class Shadow(Part):
-    """The candidate gets copies; its answers are thrown away."""
-
-    share: ShareBp = Field(description="of the requests that are copied", examples=["10%"])
-    hold: Hold = Hold()
-
-
-class Canary(Part):
-    """The candidate answers a growing share of users' requests."""
-
-    LATER = frozenset({"share"})
-
-    shares: list[ShareBp] = Field(min_length=1, max_length=100, description="one stage each", examples=[["1%", "5%", "25%"]])
-    hold: Hold = Hold()
-
-    @field_validator("shares", mode="before")
-    @classmethod
-    def _one_arm(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            raise wrong(
-                "shares per variant are not supported yet", expected="a list of shares of the candidate", hint="shares: [1%, 5%, 25%]"
-            )
-        if isinstance(value, str):
-            raise wrong(f"{shown(value)} is no list", expected="a list of shares", hint=f"shares: [{value[:20]}]")
-        return value
-
-
-class Promote(Part):
-    """The candidate becomes stable."""
-
-    keep_stable_for: DurationS = Field(default=0.0, description="the old version stays warm this long; gates stay on", examples=["1h"])
-
-
-class Step(Part):
-    """Exactly one of them."""
-
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
-    LATER = frozenset({"probe", "approve", "ab", "switch"})
-
-    shadow: Shadow | None = None
-    canary: Canary | None = None
-    promote: Promote | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            what = "a step is empty" if not self.model_fields_set else f"one step has {' and '.join(sorted(self.model_fields_set))}"
-            raise wrong(what, expected="exactly one of shadow, canary, promote in a step", hint="start each step with its own dash")
-        return self
-
-    def value(self) -> policy.Step:
-        if self.shadow is not None:
-            return policy.ShadowStep(share_bp=self.shadow.share, hold=self.shadow.hold.value())
-        if self.canary is not None:
-            return policy.CanaryStep(shares_bp=tuple(self.canary.shares), hold=self.canary.hold.value())
-        assert self.promote is not None
-        return policy.PromoteStep(keep_stable_for_s=self.promote.keep_stable_for)
-
-
-class Margin(Part):
-    """How much worse than stable still counts as good; with both, both must be exceeded to fail."""
-
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
-    LATER = frozenset({"at_least"})
-
-    absolute: MarginValue | None = Field(default=None, description="percentage points for an error rate, a duration for latency")
-    relative: Fraction | None = Field(default=None, description="on top of stable's value")
-
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if self.absolute is None and self.relative is None:
-            raise wrong("the margin is empty", expected="absolute, relative or both", hint="margin: {relative: 25%}")
-        return self
-
-
-_STATISTIC = r"^(mean|distribution|p[1-9](\.[0-9]{1,2})?|p[1-9][0-9](\.[0-9]{1,2})?)$"
-
-
-class Gate(Part):
-    """One question asked of the evidence: whether the candidate is worse than stable by more than the margin."""
-
-    LATER = frozenset({"limit", "better_by"})
-    LATER_VALUES: ClassVar = {"role": frozenset({"goal"})}
-
-    name: Name = Field(examples=["errors"])
-    metric: Literal["envoy/error_rate", "envoy/latency"] = Field(examples=["envoy/error_rate"])
-    role: Literal["guardrail", "signal"] = Field(
-        default="guardrail", description="guardrail (default): a FAIL reverts; signal: a FAIL holds"
-    )
-    statistic: Annotated[str, WithJsonSchema({"type": "string", "pattern": _STATISTIC})] | None = Field(
-        default=None, description="of latency: distribution (default) or a quantile such as p95; of an error rate: mean"
-    )
-    margin: Margin = Field(examples=["{relative: 25%}"])
-
-    @field_validator("metric", mode="before")
-    @classmethod
-    def _not_yet(cls, value: Any) -> Any:
-        if isinstance(value, dict) or (
-            isinstance(value, str) and re.match(r"^(envoy/(ttft|throughput|.*_p\d+)|cost/|shadow/|gpu/|event/)", value)
-        ):
-            what = value if isinstance(value, str) else f"a metric from {next(iter(value), 'elsewhere')}"
-            raise wrong(f"{what[:60]} is not supported yet", expected="envoy/error_rate or envoy/latency")
-        return value
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        rate = self.metric == "envoy/error_rate"
-        unit = self.margin.absolute[0] if self.margin.absolute else None
-        if unit == ("ms" if rate else "fraction"):
-            expected = "a percentage such as 0.5%" if rate else "a duration such as 50ms"
-            raise wrong(f"the absolute margin of {self.metric} has the wrong unit", expected=expected, at=("margin", "absolute"))
-        if rate and self.margin.absolute is not None and self.margin.absolute[1] >= 1:
-            raise wrong("no error rate is more than 100%", expected="less than 100%", at=("margin", "absolute"))
-        if rate and self.statistic not in {None, "mean"}:
-            raise wrong("an error rate has one statistic only", expected="mean, or none", hint="remove statistic", at=("statistic",))
-        if not rate and self.statistic is not None and (self.statistic == "mean" or not re.fullmatch(_STATISTIC, self.statistic)):
-            expected = "distribution, or a quantile such as p95 or p99.9"
-            raise wrong(f"unknown statistic {shown(self.statistic)}", expected=expected, at=("statistic",))
-        return self
-
-    def value(self) -> policy.Gate:
-        return policy.Gate(
-            name=self.name,
-            metric=policy.Metric(self.metric),
-            role=policy.Role(self.role),
-            statistic=self.statistic or ("mean" if self.metric == "envoy/error_rate" else "distribution"),
-            margin=policy.Margin(absolute=self.margin.absolute[1] if self.margin.absolute else None, relative=self.margin.relative),
+            default=self.spec.default.value() if self.spec.default else None,
         )
 
 
 class Errors(Part):
-    false_revert: Fraction = Field(default=0.01, description="odds that a candidate as good as stable is ever reverted; default 1%")
+    false_revert: Fraction = Field(default=0.01, description="odds that an arm as good as stable is ever taken out; default 1%")
 
     @field_validator("false_revert")
     @classmethod
@@ -289,11 +100,14 @@ class Errors(Part):
         return value
 
 
+_Then = Literal["revert", "hold", "freeze"]
+
+
 class After(Part):
     """What happens by itself after a time."""
 
     after: DurationS = Field(examples=["5m"])
-    then: Literal["revert", "hold"] = Field(examples=["hold"])
+    then: _Then = Field(examples=["hold"])
 
     @field_validator("after")
     @classmethod
@@ -303,35 +117,54 @@ class After(Part):
         return value
 
 
+def _after(after: str, then: str) -> After:
+    return After.model_validate({"after": after, "then": then})
+
+
 class When(Part):
-    """What happens by itself."""
+    """What happens by itself: revert, hold (nothing advances until the cause is gone), freeze (until a person unfreezes)."""
 
-    LATER = frozenset({"source_error"})
-    LATER_VALUES: ClassVar = {"fail": frozenset({"freeze"}), "nack": frozenset({"freeze"})}
-
-    fail: Literal["revert", "hold"] = Field(default="revert", description="a guardrail fails; default revert")
-    no_data: After = Field(
-        default=After.model_validate({"after": "5m", "then": "hold"}),
-        description="no request of the candidate; default after 5m, then hold",
+    fail: _Then = Field(default="revert", description="a guardrail fails; default revert")
+    no_data: After = Field(default=_after("5m", "hold"), description="no request of an arm; default after 5m, then hold")
+    source_error: After = Field(
+        default=_after("5m", "hold"), description="the numbers cannot be had or are not to be trusted; default after 5m, then hold"
     )
-    nack: Literal["revert", "hold"] = Field(default="revert", description="a proxy rejects the configuration; default revert")
-    stuck: After = Field(
-        default=After.model_validate({"after": "2h", "then": "revert"}), description="a stage does not end; default after 2h, then revert"
-    )
+    nack: _Then = Field(default="revert", description="a proxy rejects the configuration; default revert")
+    stuck: After = Field(default=_after("2h", "revert"), description="a stage does not end; default after 2h, then revert")
 
     def value(self) -> policy.When:
         return policy.When(
             fail=policy.Then(self.fail),
             no_data_after_s=self.no_data.after,
             no_data=policy.Then(self.no_data.then),
+            source_error_after_s=self.source_error.after,
+            source_error=policy.Then(self.source_error.then),
             nack=policy.Then(self.nack),
             stuck_after_s=self.stuck.after,
             stuck=policy.Then(self.stuck.then),
         )
 
 
+class FreezeWindow(Part):
+    """Times in which nothing grows; reverts always go."""
+
+    cron: CronText = Field(description="when it begins: minute hour day month weekday", examples=["0 18 * * FRI"])
+    for_: DurationS = Field(alias="for", description="how long it lasts, from 1m", examples=["62h"])
+    timezone: Zone = Field(default="UTC", description="IANA name; default UTC", examples=["Europe/Berlin"])
+
+    @field_validator("for_")
+    @classmethod
+    def _some_time(cls, value: float) -> float:
+        if value < 60:
+            raise wrong("this window is over before it is seen", expected="1m or more", hint="for: 62h")
+        return value
+
+    def value(self) -> policy.FreezeWindow:
+        return policy.FreezeWindow(cron=self.cron, for_s=self.for_, timezone=self.timezone)
+
+
 class Lease(Part):
-    """How long the proxies keep the candidate's share without hearing from Crossfade; short form: `lease: 30s`."""
+    """How long the proxies keep the arms' shares without hearing from Crossfade; short form: `lease: 30s`."""
 
     ttl: DurationS = Field(default=30.0, description="default 30s, from 1s to 1h")
     required: Flag = Field(default=False, description="proxies that cannot hold a lease get no share")
@@ -345,21 +178,31 @@ class Lease(Part):
 
 
 class RolloutSpec(Part):
-    LATER = frozenset({"freeze", "notify"})
+    LATER = frozenset({"notify"})
 
     traffic: Traffic = Field(examples=["{proxies: edge, listener: public}"])
     variants: Variants
     assignment: Assignment = Assignment()
-    steps: list[Step] = Field(default=[], max_length=100, description="needed when there is a candidate")
-    gates: list[Gate] = Field(default=[], max_length=50)
+    steps: list[Step] = Field(default=[], max_length=100, description="needed when there is an arm")
+    gates: list[GateEntry] = Field(default=[], max_length=50)
     errors: Errors = Errors()
     when: When = When()
     lease: Annotated[Lease, OrText(DURATION)] = Lease()
+    freeze: list[FreezeWindow] = Field(default=[], max_length=32, description="times in which nothing grows")
 
     @field_validator("lease", mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
         return {"ttl": value} if isinstance(value, str | int | float) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _grpc_is_http2(self) -> Self:
+        if any(match.grpc is not None for match in self.traffic.match):
+            for name, variant in {policy.STABLE: self.variants.stable, **self.variants.arms}.items():
+                if variant.pods.protocol != "http2":
+                    at = ("variants", name, "pods")
+                    raise wrong(f"gRPC does not go to {name}", expected="protocol: http2", hint="pods: {protocol: http2}", at=at)
+        return self
 
 
 class Rollout(Part):
@@ -370,28 +213,51 @@ class Rollout(Part):
     metadata: Metadata
     spec: RolloutSpec
 
-    def value(self) -> policy.RolloutPolicy:
-        spec, traffic, sticky = self.spec, self.spec.traffic, self.spec.assignment.sticky
+    def mentions(self) -> Iterator[Mention]:
+        """What it needs of other files and documents; paths inside the document."""
+        for index, step in enumerate(self.spec.steps):
+            for each in step.mentions():
+                yield Mention(kind=each.kind, name=each.name, path=("spec", "steps", index, *each.path))
+        for index, entry in enumerate(self.spec.gates):
+            if isinstance(entry, UseBundle):
+                yield Mention(kind="bundles", name=entry.use, path=("spec", "gates", index, "use"))
+
+    def value(self, companions: Companions) -> policy.RolloutPolicy:
+        """Raises: KeyError: If something is mentioned that `companions` has not."""
+        spec, gates = self.spec, list[policy.Gate]()
+        for entry in spec.gates:
+            gates += companions.bundles[entry.use] if isinstance(entry, UseBundle) else [entry.value()]
+        arms = spec.variants.arms
         return policy.RolloutPolicy(
             name=self.metadata.name,
             labels=tuple(sorted(self.metadata.labels.items())),
-            traffic=policy.TrafficSpec(
-                proxies=traffic.proxies,
-                listener=traffic.listener,
-                match=tuple(policy.Match(host=each.host.lower(), path_prefix=each.path_prefix) for each in traffic.match),
-                timeout_s=traffic.timeout,
-                fallback=policy.Fallback(traffic.fallback),
-            ),
-            stable=spec.variants.stable.value("stable"),
-            candidate=spec.variants.candidate.value("candidate") if spec.variants.candidate else None,
-            assignment=policy.Assignment(sticky_header=sticky.header.lower() if sticky else None, salt=spec.assignment.salt or ""),
-            steps=tuple(step.value() for step in spec.steps),
-            gates=tuple(gate.value() for gate in spec.gates),
+            traffic=spec.traffic.value(),
+            stable=spec.variants.stable.value(policy.STABLE),
+            arms=tuple(arm.value(name) for name, arm in arms.items()),
+            assignment=spec.assignment.value(self.metadata.name),
+            steps=tuple(step.value(tuple(arms), companions) for step in spec.steps) if arms else (),
+            gates=tuple(gates),
             false_revert=spec.errors.false_revert,
             when=spec.when.value(),
             lease=policy.Lease(ttl_s=spec.lease.ttl, required=spec.lease.required),
+            freeze=tuple(window.value() for window in spec.freeze),
         )
 
 
-KINDS: dict[str, type[Rollout] | type[Proxies]] = {"Rollout": Rollout, "Proxies": Proxies}
-KINDS_LATER = frozenset({"GateBundle"})
+class GateBundleSpec(Part):
+    gates: list[Gate] = Field(min_length=1, max_length=50)
+
+
+class GateBundle(Part):
+    """Gates that several rollouts use by `- use: NAME`."""
+
+    apiVersion: Literal["crossfade/v1"] = Field(examples=["crossfade/v1"])  # noqa: N815 - the file's own spelling
+    kind: Literal["GateBundle"]
+    metadata: Metadata
+    spec: GateBundleSpec
+
+    def value(self) -> tuple[policy.Gate, ...]:
+        return tuple(gate.value() for gate in self.spec.gates)
+
+
+KINDS: dict[str, type[Rollout] | type[Proxies] | type[GateBundle]] = {"Rollout": Rollout, "Proxies": Proxies, "GateBundle": GateBundle}

@@ -1,13 +1,37 @@
-"""The base of the policy file's models, and the models of a variant: a version, where its pods are and how they say that they are ready."""
+"""The base of the policy file's models, and the models of a variant: a version, where its pods are, what it changes about requests.
 
+Neighbours: `documents` puts these into a Rollout; the values they become are in `policies.spec.policy`.
+"""
+
+import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from policies.presets import RUNTIMES
 from policies.spec import policy
-from policies.spec.units import DnsName, DurationS, Endpoint, Port, UrlPath, Version, shown, wrong
+from policies.spec.units import (
+    HEADER,
+    NAME,
+    PATTERN_WORDS,
+    DnsName,
+    DurationS,
+    Endpoint,
+    HeaderText,
+    LabelText,
+    Name,
+    Port,
+    Prefix,
+    UrlPath,
+    Version,
+    nearest,
+    shown,
+    wrong,
+)
+
+ARMS_MAX = 8
+"""Variants beside stable."""
 
 
 class Part(BaseModel):
@@ -16,11 +40,13 @@ class Part(BaseModel):
     Attributes:
         LATER: Keys of the language that this version does not know yet.
         LATER_VALUES: The same for values, by key.
+        OTHERS: The model of what stands at any key that is no field of this one; None = there are no other keys.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     LATER: ClassVar[frozenset[str]] = frozenset()
     LATER_VALUES: ClassVar[Mapping[str, frozenset[str]]] = {}
+    OTHERS: ClassVar["type[Part] | None"] = None
 
 
 class Endpoints(Part):
@@ -78,6 +104,76 @@ class Pods(Part):
     max_concurrency: Annotated[int, Field(ge=1, le=10**6, strict=True)] = Field(
         default=1024, description="requests one pod may hold at once (default 1024)"
     )
+    slow_start: DurationS = Field(
+        default=0.0, description="a pod that just became ready gets less than its part this long; default 0s, at most 1h"
+    )
+    protocol: Literal["http1", "http2"] = Field(default="http1", description="how the pods are spoken to, without TLS; gRPC needs http2")
+
+    @field_validator("slow_start")
+    @classmethod
+    def _bounded(cls, value: float) -> float:
+        if value > 3600:
+            raise wrong("this start is too slow", expected="at most 1h", hint="slow_start: 30s")
+        return value
+
+
+_ENVOYS_OWN = frozenset(
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "x-request-id",
+    }
+)
+_ENVOYS_OWN_PREFIXES = (":", "x-crossfade-", "x-envoy-")
+
+
+class Config(Part):
+    """What the variant changes about the requests it gets."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    headers: dict[str, HeaderText] = Field(
+        default={},
+        max_length=32,
+        description="set on each request, whatever the client sent",
+        json_schema_extra={"propertyNames": {"pattern": HEADER}},
+    )
+    path: Prefix | None = Field(default=None, description="in place of the matched path prefix", examples=["/v2/"])
+    model: LabelText | None = Field(default=None, description="in place of `model` in a JSON body", examples=["llama-3-8b-int8"])
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _ours_to_set(cls, value: Any) -> Any:
+        seen: set[str] = set()
+        for name in value if isinstance(value, dict) else ():
+            plain = str(name).lower()
+            if not plain.startswith(":") and not re.fullmatch(HEADER, plain):
+                raise wrong(f"{shown(name)} does not fit", expected=PATTERN_WORDS[HEADER], at=(str(name),))
+            if plain in _ENVOYS_OWN or plain.startswith(_ENVOYS_OWN_PREFIXES):
+                raise wrong(f"{shown(name)} belongs to the proxy", expected="another header", hint="remove it", at=(str(name),))
+            if plain in seen:
+                raise wrong(
+                    f"{shown(name)} stands twice", expected="each header once, in whatever case", hint="remove one", at=(str(name),)
+                )
+            seen.add(plain)
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.headers and self.path is None and self.model is None:
+            raise wrong("config changes nothing", expected="headers, path or model", hint="remove config")
+        return self
+
+    def value(self) -> policy.Config:
+        headers = tuple(sorted((name.lower(), text) for name, text in self.headers.items()))
+        return policy.Config(headers=headers, path=self.path, model=self.model)
 
 
 _NAMES_OF_RUNTIMES = sorted(RUNTIMES)
@@ -86,8 +182,6 @@ _NAMES_OF_RUNTIMES = sorted(RUNTIMES)
 class Variant(Part):
     """One version of the model."""
 
-    LATER = frozenset({"config"})
-
     version: Version = Field(description="what people call it; part of cluster and metric names", examples=["llama-3-8b-int8"])
     endpoints: Endpoints = Field(examples=["{dns: chat-int8.models.svc, port: 8000}"])
     runtime: Annotated[str, WithJsonSchema({"type": "string", "enum": _NAMES_OF_RUNTIMES})] = Field(
@@ -95,6 +189,7 @@ class Variant(Part):
     )
     health: Health | None = Field(default=None, description="overrides the runtime's health check")
     pods: Pods = Pods()
+    config: Config | None = Field(default=None, description="what it changes about the requests it gets")
 
     @field_validator("runtime")
     @classmethod
@@ -131,11 +226,37 @@ class Variant(Part):
             runtime=self.runtime,
             health=health,
             max_concurrency=self.pods.max_concurrency,
+            config=self.config.value() if self.config else policy.Config(),
+            slow_start_s=self.pods.slow_start,
+            http2=self.pods.protocol == "http2",
         )
 
 
 class Variants(Part):
-    """The versions: stable serves when in doubt; without a candidate there is nothing to roll out."""
+    """The versions: stable serves when in doubt, every other name is an arm; without one there is nothing to roll out."""
 
-    stable: Variant
-    candidate: Variant | None = None
+    model_config = ConfigDict(extra="allow", json_schema_extra={"propertyNames": {"pattern": NAME}, "maxProperties": ARMS_MAX + 1})
+    __pydantic_extra__: dict[Name, Variant]
+    OTHERS = Variant
+
+    stable: Variant = Field(description="serves when in doubt")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, dict) and policy.STABLE not in value:
+            near = nearest(policy.STABLE, [str(name) for name in value])
+            if near:
+                raise wrong(f"stable is missing, and there is {shown(near)}", expected="stable", hint="call it stable", at=(near,))
+        return value
+
+    @model_validator(mode="after")
+    def _few(self) -> Self:
+        if len(self.arms) > ARMS_MAX:
+            raise wrong(f"there are {len(self.arms)} arms", expected=f"at most {ARMS_MAX} variants beside stable")
+        return self
+
+    @property
+    def arms(self) -> dict[str, Variant]:
+        """The variants beside stable, in the document's order."""
+        return self.__pydantic_extra__ or {}

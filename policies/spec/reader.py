@@ -6,17 +6,23 @@ Plain scalars mean what YAML 1.2 says: `yes`, `on` and dates are text.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
 
 import yaml
 
 from policies.errors import SpecError
 
 BYTES_MAX = 1024 * 1024
-NODES_MAX = 50_000
+NODES_MAX = 200_000
+REPEATED_MAX = 20_000
+"""Of one file, however it is cut into documents: keys and values as written; values that aliases stand for."""
 DEPTH_MAX = 40
 DOCUMENTS_MAX = 1_000
+DIRECTIVES_MAX = 100
+"""Each is compared with all before it by the parser: many take seconds."""
 
 Path = tuple[str | int, ...]
 Place = tuple[int, int]
@@ -45,12 +51,14 @@ class Document:
     Attributes:
         places: Where each path stands (line, column from 1); of a key's value: where its key stands.
         plain: The text of scalars that were not read as text, as it stands in the file: `1.10` of the number 1.1.
+        empty: Keys and items without a value: YAML reads them as null.
         faults: What is wrong whatever the document means.
     """
 
     data: Data = None
     places: dict[Path, Place] = field(default_factory=dict)
     plain: dict[Path, str] = field(default_factory=dict)
+    empty: list[Path] = field(default_factory=list)
     faults: list["Blemish"] = field(default_factory=list)
 
     def place(self, path: Path) -> Place:
@@ -60,24 +68,13 @@ class Document:
         return self.places.get(path, (1, 1))
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A YAML node as read, before aliases are followed. One of text, items and entries counts."""
-
-    place: Place
-    tag: str
-    text: str | None = None
-    bare: bool = False
-    items: tuple["_Node", ...] | None = None
-    entries: tuple[tuple["_Node", "_Node"], ...] = ()
-
-
 class _RefusedError(Exception):
     def __init__(self, place: Place, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.place, self.hint = place, hint
 
 
+_DIRECTIVE = re.compile("^%", re.MULTILINE)
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -94,6 +91,9 @@ def read(file: str, text: bytes | str) -> tuple[list[Document], list[SpecError]]
         before = text[: odd.start()]
         place = (before.count("\n") + 1, odd.start() - before.rfind("\n"))
         return [], [_error(file, place, f"the character {odd[0]!r} is not allowed in YAML", "printable text", "remove it")]
+    if len(directives := list(islice(_DIRECTIVE.finditer(text), DIRECTIVES_MAX + 1))) > DIRECTIVES_MAX:
+        line = text.count("\n", 0, directives[-1].start()) + 1
+        return [], [_error(file, (line, 1), f"more than {DIRECTIVES_MAX} lines begin with %", "a YAML document", "remove the directives")]
     documents: list[Document] = []
     try:
         documents.extend(document for document in _documents(text) if document.data is not None or document.faults)
@@ -111,120 +111,188 @@ def read(file: str, text: bytes | str) -> tuple[list[Document], list[SpecError]]
 
 
 def _documents(text: str) -> Iterator[Document]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    events = yaml.parse(text, Loader=loader)
+    events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    budget = _Budget()
     count = 0
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             count += 1
             if count > DOCUMENTS_MAX:
                 raise _RefusedError(_place(event), f"the file has more than {DOCUMENTS_MAX} documents", "split it")
-            yield _flat(_Tree(events).node(next(events), 0))
+            yield _Builder(_Script.of(events, budget), budget).built()
 
 
-class _Tree:
-    """Builds the nodes of one document from its events."""
+@dataclass(slots=True)
+class _Budget:
+    """Of one file, however it is cut into documents."""
 
-    def __init__(self, events: Iterator[yaml.Event]) -> None:
-        self._events = events
-        self._anchors: dict[str, _Node] = {}
-        self._count = 0
+    nodes: int = 0
+    repeated: int = 0
 
-    def node(self, event: yaml.Event, depth: int) -> _Node:
-        place = _place(event)
-        self._count += 1
-        if self._count > NODES_MAX:
-            raise _too_many(place)
-        if depth > DEPTH_MAX:
-            raise _RefusedError(place, f"nested deeper than {DEPTH_MAX} levels")
+    def spend(self, event: yaml.Event) -> None:
+        self.nodes += 1
+        if self.nodes > NODES_MAX:
+            raise _RefusedError(_place(event), f"the file has more than {NODES_MAX} values", "split it")
+
+    def repeat(self, event: yaml.Event) -> None:
+        self.repeated += 1
+        if self.repeated > REPEATED_MAX:
+            raise _RefusedError(_place(event), f"aliases repeat more than {REPEATED_MAX} values", "remove anchors, or split the file")
+
+
+@dataclass(slots=True)
+class _Script:
+    """The events of one document. An alias says where the node begins that it repeats.
+
+    Attributes:
+        targets: By the place of an alias in `events`.
+    """
+
+    events: list[yaml.Event] = field(default_factory=list)
+    targets: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Iterator[yaml.Event], budget: _Budget) -> "_Script":
+        script, anchors = cls(), dict[str, int]()
+        unfinished: list[tuple[int, str | None]] = []
+        for event in source:
+            index = len(script.events)
+            if isinstance(event, yaml.DocumentEndEvent):
+                break
+            script.events.append(event)
+            if isinstance(event, yaml.CollectionEndEvent):
+                begin, anchor = unfinished.pop()
+                if anchor is not None:
+                    anchors[anchor] = begin
+                continue
+            budget.spend(event)
+            if isinstance(event, yaml.ScalarEvent):
+                if event.anchor is not None:
+                    anchors[event.anchor] = index
+            elif isinstance(event, yaml.CollectionStartEvent):
+                unfinished.append((index, event.anchor))
+                if len(unfinished) > DEPTH_MAX:
+                    raise _RefusedError(_place(event), f"nested deeper than {DEPTH_MAX} levels")
+            elif isinstance(event, yaml.AliasEvent):
+                name = str(event.anchor)
+                if name not in anchors:
+                    raise _RefusedError(_place(event), f"the alias *{name[:60]} names no finished anchor", "write the value out")
+                script.targets[index] = anchors[name]
+        return script
+
+
+class _Builder:
+    """Makes data of a script, aliases followed."""
+
+    def __init__(self, script: _Script, budget: _Budget) -> None:
+        self._script = script
+        self._budget = budget
+        self._at = 0
+        self._repeating = 0
+        self._document = Document()
+
+    def built(self) -> Document:
+        self._document.data = self._node((), _place(self._script.events[0]), 0)
+        return self._document
+
+    def _node(self, path: Path, place: Place, depth: int) -> Data:
+        event = self._script.events[self._at]
+        if self._repeating:
+            self._budget.repeat(event)
         if isinstance(event, yaml.AliasEvent):
-            name = str(event.anchor)
-            known = self._anchors.get(name)
-            if known is None:
-                raise _RefusedError(place, f"the alias *{name[:60]} names no finished anchor", "write the value out")
-            return known
-        made = self._made(event, place, depth)
-        anchor = getattr(event, "anchor", None)
-        if anchor is not None:
-            self._anchors[anchor] = made
-        return made
-
-    def _made(self, event: yaml.Event, place: Place, depth: int) -> _Node:
+            return self._repeated(path, place, depth)
+        self._at += 1
+        self._document.places[path] = place
+        made: Data
         if isinstance(event, yaml.ScalarEvent):
-            bare = event.tag is None and bool(event.implicit[0])
-            return _Node(place=place, tag=_tag(event.tag, "" if bare else "str"), text=event.value, bare=bare)
-        if isinstance(event, yaml.SequenceStartEvent):
-            items = []
-            while not isinstance(inner := next(self._events), yaml.SequenceEndEvent):
-                items.append(self.node(inner, depth + 1))
-            return _Node(place=place, tag=_tag(event.tag, "seq"), items=tuple(items))
-        assert isinstance(event, yaml.MappingStartEvent)
-        entries = []
-        while not isinstance(inner := next(self._events), yaml.MappingEndEvent):
-            key = self.node(inner, depth + 1)
-            entries.append((key, self.node(next(self._events), depth + 1)))
-        return _Node(place=place, tag=_tag(event.tag, "map"), entries=tuple(entries))
-
-
-def _flat(root: _Node) -> Document:
-    """Nodes -> data by path, aliases followed."""
-    document = Document()
-    count = 0
-
-    def blemish(place: Place, path: Path, message: str, hint: str, *, lost: bool = False) -> None:
-        document.faults.append(Blemish(place=place, path=path, message=message, hint=hint, lost=lost))
-
-    def data(node: _Node, path: Path, place: Place, depth: int) -> Data:
-        nonlocal count
-        count += 1
-        if count > NODES_MAX:
-            raise _too_many(place)
-        if depth > DEPTH_MAX:
-            raise _RefusedError(place, f"nested deeper than {DEPTH_MAX} levels, aliases followed", "write the values out")
-        document.places[path] = place
-        if node.items is not None and node.tag == "seq":
-            return [data(item, (*path, index), item.place, depth + 1) for index, item in enumerate(node.items)]
-        if node.items is None and node.text is None and node.tag == "map":
-            return mapping(node, path, depth)
-        if node.text is not None and node.tag in _SCALAR_TAGS:
-            value = _scalar(node)
-            if not isinstance(value, str):
-                document.plain[path] = node.text
-            if node.tag in {"", _type_tag(value)}:
-                return value
-        tag = node.tag if node.tag.startswith("!") else f"!!{node.tag}"
-        blemish(place, path, f"the tag {tag[:60]} is not allowed here", "plain YAML only: remove the tag", lost=True)
+            tag, made = _scalar(event)
+            if not isinstance(made, str):
+                self._document.plain[path] = event.value
+                if made is None:
+                    self._document.empty.append(path)
+            good = tag in {"", _TAGS.get(type(made))}
+        else:
+            assert isinstance(event, yaml.CollectionStartEvent)
+            if depth > DEPTH_MAX:
+                raise _RefusedError(place, f"nested deeper than {DEPTH_MAX} levels, aliases followed", "write the values out")
+            made = self._mapping(path, depth) if isinstance(event, yaml.MappingStartEvent) else self._list(path, depth)
+            tag = _tag(event.tag, "")
+            good = tag in {"", _TAGS.get(type(made))}
+        if good:
+            return made
+        shown = tag if tag.startswith("!") else f"!!{tag}"
+        self._blemish(place, path, f"the tag {shown[:60]} is not allowed here", "plain YAML only: remove the tag", lost=True)
         return None
 
-    def mapping(node: _Node, path: Path, depth: int) -> Data:
-        result: dict[str, Data] = {}
-        for key, value in node.entries:
-            name = key.text if key.text is not None and isinstance(_scalar(key), str) else None
-            if name is None:
-                blemish(key.place, path, "a key must be text", "put the key in quotes")
-            elif name == "<<" and key.bare:
-                blemish(key.place, path, "merge keys (<<) are not supported", "write the keys out")
-            elif name in result:
-                first = document.places[*path, name][0]
-                blemish(key.place, (*path, name), f"the key {name[:60]!r} stands twice; first in line {first}", "remove one")
+    def _repeated(self, path: Path, place: Place, depth: int) -> Data:
+        after, self._at = self._at + 1, self._script.targets[self._at]
+        self._repeating += 1
+        made = self._node(path, place, depth)
+        self._repeating -= 1
+        self._at = after
+        return made
+
+    def _list(self, path: Path, depth: int) -> Data:
+        made: list[Data] = []
+        while not isinstance(event := self._script.events[self._at], yaml.SequenceEndEvent):
+            made.append(self._node((*path, len(made)), _place(event), depth + 1))
+        self._at += 1
+        return made
+
+    def _mapping(self, path: Path, depth: int) -> Data:
+        made: dict[str, Data] = {}
+        while not isinstance(event := self._script.events[self._at], yaml.MappingEndEvent):
+            place = _place(event)
+            key = self._script.events[self._script.targets.get(self._at, self._at)]
+            tag, name = _scalar(key) if isinstance(key, yaml.ScalarEvent) else ("", None)
+            self._skip()
+            if not isinstance(name, str):
+                self._blemish(place, path, "a key must be text", "put the key in quotes")
+            elif name == "<<" and not tag:
+                self._blemish(place, path, "merge keys (<<) are not supported", "write the keys out")
+            elif name in made:
+                first = self._document.places[*path, name][0]
+                self._blemish(place, (*path, name), f"the key {name[:60]!r} stands twice; first in line {first}", "remove one")
             else:
-                result[name] = data(value, (*path, name), key.place, depth + 1)
-        return result
+                made[name] = self._node((*path, name), place, depth + 1)
+                continue
+            self._skip()
+        self._at += 1
+        return made
 
-    document.data = data(root, (), root.place, 0)
-    return document
+    def _skip(self) -> None:
+        """Past the next node."""
+        open_ = 0
+        while True:
+            event = self._script.events[self._at]
+            self._at += 1
+            open_ += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if not open_:
+                return
+
+    def _blemish(self, place: Place, path: Path, message: str, hint: str, *, lost: bool = False) -> None:
+        self._document.faults.append(Blemish(place=place, path=path, message=message, hint=hint, lost=lost))
 
 
-_SCALAR_TAGS = frozenset({"", "str", "int", "float", "bool", "null"})
+_TAGS: Final[Mapping[type, str]] = {str: "str", int: "int", float: "float", bool: "bool", type(None): "null", list: "seq", dict: "map"}
+"""What YAML calls our data."""
+_SPECIAL = re.compile(r"[-+.0-9~nNtTfF]|$")
+"""How whatever is not text begins."""
 _NULL = re.compile(r"^(~|null|Null|NULL|)$")
 _BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?[0-9]{1,18}$")
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?$")
 
 
-def _scalar(node: _Node) -> str | float | bool | None:
-    text = node.text or ""
-    if node.tag == "str":
+def _scalar(event: yaml.ScalarEvent) -> tuple[str, str | float | bool | None]:
+    """Its tag ("" = none: its looks say what it is) and what it means."""
+    bare = event.tag is None and bool(event.implicit[0])
+    tag = _tag(event.tag, "" if bare else "str")
+    return tag, event.value if tag == "str" else _value(event.value)
+
+
+def _value(text: str) -> str | float | bool | None:
+    if not _SPECIAL.match(text):
         return text
     if _NULL.match(text):
         return None
@@ -235,10 +303,6 @@ def _scalar(node: _Node) -> str | float | bool | None:
     return float(text) if _FLOAT.match(text) else text
 
 
-def _type_tag(value: object) -> str:
-    return "null" if value is None else type(value).__name__
-
-
 def _tag(tag: str | None, usual: str) -> str:
     """Short name of a standard tag; any other as written; `usual` if there is none."""
     return usual if tag in {None, "!"} else str(tag).removeprefix("tag:yaml.org,2002:")
@@ -247,10 +311,6 @@ def _tag(tag: str | None, usual: str) -> str:
 def _place(event: yaml.Event) -> Place:
     assert event.start_mark is not None
     return event.start_mark.line + 1, event.start_mark.column + 1
-
-
-def _too_many(place: Place) -> _RefusedError:
-    return _RefusedError(place, f"the document has more than {NODES_MAX} values, aliases counted", "remove anchors, or split it")
 
 
 def _error(file: str, place: Place, message: str, expected: str, hint: str) -> SpecError:

@@ -34,7 +34,7 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     plain = {
-        key: _examples(inner) if key == "examples" else _plain(inner)
+        key: _examples(inner) if key == "examples" else _keys(inner) if key == "properties" else _plain(inner)
         for key, inner in value.items()
         if not (key == "examples" and not _examples(inner))
         and not (key == "title" and isinstance(inner, str))
@@ -44,6 +44,11 @@ def _plain(value: Any) -> Any:
     if isinstance(alternatives, list) and len(alternatives) == 1:
         plain = alternatives[0] | {key: inner for key, inner in plain.items() if key != "anyOf"}
     return plain
+
+
+def _keys(properties: Any) -> Any:
+    """Keys of the policy, which may be called what the schema's own are."""
+    return {name: _plain(part) for name, part in properties.items()}
 
 
 def _examples(examples: Any) -> Any:

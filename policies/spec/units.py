@@ -6,18 +6,30 @@
 import difflib
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    TypeAdapter,
+    WithJsonSchema,
+)
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 _UNITS_S = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 DURATION: Final = r"^[0-9]{1,9}(\.[0-9]{1,3})?(ms|s|m|h|d)$"
 _PERCENT_PATTERN = r"^[0-9]{1,5}(\.[0-9]{1,2})?\s?%$"
+_RATE_PATTERN = r"^[0-9]{1,5}(\.[0-9]{1,2})?/(s|min)$"
+_RATE = re.compile(_RATE_PATTERN)
 _DURATION = re.compile(DURATION)
 _PERCENT = re.compile(_PERCENT_PATTERN)
 
@@ -78,6 +90,25 @@ def share_bp(value: Any) -> int:
     if not 0 < bp <= 10_000:
         raise wrong(f"{shown(value)} is out of range", expected="more than 0% and at most 100%")
     return bp
+
+
+def share_or_nothing_bp(value: Any) -> int:
+    """The same, and `0%`: nobody but the users of segments."""
+    return 0 if _percent_bp(value) == 0 else share_bp(value)
+
+
+def rate_per_s(value: Any) -> float:
+    """`5/s` -> 5.0, `30/min` -> 0.5 [requests per second], from 1/min to 1000/s."""
+    found = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        raise wrong(
+            f"{shown(value)} is no rate", expected="requests per s or min, such as 5/s or 30/min", hint=f"write {value}/s" if plain else ""
+        )
+    rate = float(value.partition("/")[0]) / (60.0 if found[2] == "min" else 1.0)
+    if not 1 / 60 <= rate <= 1000:
+        raise wrong(f"{shown(value)} is out of range", expected="from 1/min to 1000/s")
+    return rate
 
 
 def fraction(value: Any) -> float:
@@ -144,6 +175,11 @@ PREFIX: Final = r'^/[!"$->@-~]{0,500}$'
 DNS_NAME: Final = r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?\.?$"
 HOST: Final = r"^(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])$"
 SALT: Final = r"^[A-Za-z0-9._-]{1,60}$"
+HEADER_TEXT: Final = r"^[!-~]([ -~]{0,498}[!-~])?$"
+COOKIE: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,80}$"
+GRPC: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,99}(\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,20}$"
+FILE: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,20}$"
+ZONE: Final = r"^(UTC|[A-Z][A-Za-z_]{1,20}(/[A-Za-z0-9_+-]{1,30}){1,2})$"
 
 PATTERN_WORDS: Final = {
     NAME: "1 to 63 lower-case letters, digits and dashes, such as chat-llm",
@@ -154,6 +190,11 @@ PATTERN_WORDS: Final = {
     DNS_NAME: "a DNS name, such as chat.models.svc",
     HOST: "a host without port, such as chat.example.com, *.example.com, or * for every host",
     SALT: "up to 60 letters, digits, dots, dashes and underscores",
+    HEADER_TEXT: "up to 500 printable ASCII characters, no blank at either end",
+    COOKIE: "the name of a cookie, such as crossfade-chat",
+    GRPC: "a gRPC service with its package, such as inference.GRPCInferenceService",
+    FILE: "a file below the policies' folder, such as samples/chat.jsonl",
+    ZONE: "an IANA time zone, such as Europe/Berlin, or UTC",
 }
 """What a person is told when a text does not match."""
 
@@ -165,6 +206,11 @@ Prefix = Annotated[str, StringConstraints(pattern=PREFIX)]
 DnsName = Annotated[str, StringConstraints(pattern=DNS_NAME)]
 Host = Annotated[str, StringConstraints(pattern=HOST)]
 Salt = Annotated[str, StringConstraints(pattern=SALT)]
+HeaderText = Annotated[str, StringConstraints(pattern=HEADER_TEXT)]
+CookieName = Annotated[str, StringConstraints(pattern=COOKIE)]
+GrpcService = Annotated[str, StringConstraints(pattern=GRPC)]
+FileName = Annotated[str, StringConstraints(pattern=FILE)]
+Zone = Annotated[str, StringConstraints(pattern=ZONE)]
 IpAddress = Annotated[str, AfterValidator(ip_address)]
 Endpoint = Annotated[str, AfterValidator(endpoint)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -183,12 +229,36 @@ class OrText:
         return {"anyOf": [{"type": "string", "pattern": self.pattern}, handler(core)]}
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Marks a union whose form is told by what stands there, so that a fault is told of what was meant and not of every form.
+
+    Attributes:
+        form: What stands there -> the type it is read as; raises `wrong` if it is none.
+    """
+
+    form: Callable[[Any], Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: Any, _: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            return _reader(self.form(value)).validate_python(value)
+
+        return core_schema.no_info_wrap_validator_function(read, handler(source))
+
+
+@cache
+def _reader(form: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(form)
+
+
 def _written(pattern: str, examples: list[str]) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": examples})
 
 
 DurationS = Annotated[float, BeforeValidator(duration_s), _written(DURATION, ["5m", "300ms"])]
 ShareBp = Annotated[int, BeforeValidator(share_bp), _written(_PERCENT_PATTERN, ["5%", "0.25%"])]
+ShareOrNothingBp = Annotated[int, BeforeValidator(share_or_nothing_bp), _written(_PERCENT_PATTERN, ["5%", "0%"])]
+RatePerS = Annotated[float, BeforeValidator(rate_per_s), _written(_RATE_PATTERN, ["5/s", "30/min"])]
 Fraction = Annotated[float, BeforeValidator(fraction), _written(_PERCENT_PATTERN, ["10%"])]
 MarginValue = Annotated[
     tuple[str, float], BeforeValidator(fraction_or_duration), _written(f"{DURATION}|{_PERCENT_PATTERN}", ["0.5%", "50ms"])

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from policies.statistics import blocks
+from policies.statistics import blocks, error_block
 from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, log_mean, shown
 from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, decide
 
@@ -122,9 +122,13 @@ class ErrorGate:
         both = (base[0] > 0) & (cand[0] > 0)
         log_e = self._block(cand, base) if anywhere(both) else None
         kept = exp(-max(elapsed_s, 0.0) / FORGET_S)
+        if isinstance(both, bool):
+            process = self.process.advance_one(log_e, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s)
+        else:
+            process = self.process.advance(log_e, update=both, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s)
         return ErrorGate(
             config=self.config,
-            process=self.process.advance(log_e, update=both, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s),
+            process=process,
             known_requests=self.known_requests * kept + base[0],
             known_errors=self.known_errors * kept + base[1],
             requests=self.requests + cand[0],
@@ -195,10 +199,33 @@ def _number(value: Amount) -> Number:
     return np.asarray(value, dtype=np.float64)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16_384)
 def _one_block(config: ErrorConfig, cand: tuple[float, float], base: tuple[float, float], place: float) -> tuple[Floats, Floats]:
     """`_blocks` of one run: short blocks of a steady load have few different counts, so most are found here."""
-    return _blocks(config, cand, base, place)
+    fails: list[float] = []
+    goods: list[float] = []
+    arms = (max(cand[0], 1.0), cand[1]), (max(base[0], 1.0), base[1])
+    if config.relative is not None:
+        log_e = error_block.relative(*arms, _ratios_of(config.relative), 1 + config.relative)
+        fails += log_e[:-GOOD]
+        goods += log_e[-GOOD:]
+    if config.absolute is not None:
+        theta_b, theta_c = _rates_of(place, config.absolute)
+        log_e = error_block.absolute(*arms, theta_c, theta_b, config.absolute)
+        fails += log_e[:-GOOD]
+        goods += log_e[-GOOD:]
+    return np.array(fails), np.array(goods)
+
+
+@lru_cache(maxsize=256)
+def _ratios_of(relative: float) -> tuple[float, ...]:
+    return tuple(_ratios(relative).tolist())
+
+
+@lru_cache(maxsize=4096)
+def _rates_of(place: float, delta: float) -> tuple[float, tuple[float, ...]]:
+    theta_b, theta_c = _rates(place, delta)
+    return float(theta_b[0]), tuple(theta_c.tolist())
 
 
 def _blocks(config: ErrorConfig, cand: tuple[Number, Number], base: tuple[Number, Number], place: Number) -> tuple[Floats, Floats]:

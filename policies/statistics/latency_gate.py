@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS
 from policies.statistics import blocks
+from policies.statistics.latency_block import Alternatives, Moved, Pairs, one_block
 from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean, shown
 from policies.statistics.verdict import MIN_REQUESTS, decide
 
@@ -162,6 +163,26 @@ class LatencyGate:
             requests=self.requests + requests_c,
         )
 
+    def update_one(self, baseline: Pairs, candidate: Pairs, *, elapsed_s: float = 10.0) -> "LatencyGate":
+        """`update` of a single run, which is what a server does all day.
+
+        Args:
+            baseline: (bin, count) pairs, ascending by bin [requests].
+            candidate: The same of the other arm.
+        """
+        ready = bool(baseline and candidate) and float(self.known.sum()) >= MIN_KNOWN
+        arms = candidate, baseline
+        log_e = one_block(ALTERNATIVES, _moved(self.config), self.config.quantile, self.known, arms) if ready else None
+        known = self.known * exp(-max(elapsed_s, 0.0) / FORGET_S)
+        if baseline:
+            known[[place for place, _ in baseline]] += [count for _, count in baseline]
+        return LatencyGate(
+            config=self.config,
+            process=self.process.advance_one(log_e, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s),
+            known=known,
+            requests=self.requests + sum(count for _, count in candidate),
+        )
+
     def _block(self, base: Floats, cand: Floats, share: Floats) -> tuple[Floats, Floats]:
         """Log E of the block per alternative of FAIL and of PASS; only bins that hold something are looked at."""
         down_fail, down_pass = moved(self.config.relative, self.config.absolute_ms)
@@ -243,6 +264,23 @@ class LatencyGate:
         values = np.array(memory)
         process = Process(log_fail=values[:fails], log_pass=values[fails:numbers], left=left, age_s=age_s)
         return cls(config=config, process=process, known=values[numbers + 3 :], requests=requests)
+
+
+ALTERNATIVES = Alternatives(
+    shifts=SHIFTS,
+    good_shifts=GOOD_SHIFTS,
+    tails=TAILS,
+    odds=tuple(WORSE_ODDS.tolist()),
+    good_odds=tuple(GOOD_ODDS.tolist()),
+    score=lambda middle: np.interp(middle, _PROBABILITIES, _SCORES),
+)
+"""The same for one run."""
+
+
+@lru_cache(maxsize=128)
+def _moved(config: LatencyConfig) -> Moved:
+    fail, good = moved(config.relative, config.absolute_ms)
+    return Moved(fail=tuple(fail.tolist()), good=tuple(good.tolist()))
 
 
 def _tail(below: Floats, bins: Bins, level: float, odds: Floats) -> Floats:

@@ -7,7 +7,7 @@ logarithms: evidence of 1e12 requests is finite. Source: e-detectors, Shin, Ramd
 """
 
 from dataclasses import dataclass
-from math import log
+from math import exp, log
 from typing import Self
 
 import numpy as np
@@ -111,6 +111,21 @@ class Process:
             log_fail=np.where(runs[..., np.newaxis], log_fail, self.log_fail),
             log_pass=np.where(runs[..., np.newaxis], log_pass, self.log_pass),
             left=np.where(runs, left, self.left),
+            age_s=age_s,
+        )
+
+    def advance_one(self, log_e: tuple[Floats, Floats] | None, *, elapsed_s: float, deadline_s: float) -> "Process":
+        """`advance` of a single run."""
+        age_s = float(self.age_s) + max(elapsed_s, 0.0)
+        if log_e is None:
+            return Process(log_fail=self.log_fail, log_pass=self.log_pass, left=self.left, age_s=age_s)
+        before = float(self.left)
+        left = min((1 - FIRST_STAKE) * exp(-age_s / deadline_s) * (1 + age_s / SETTLED_S) ** -EARLY, before)
+        staked = np.logaddexp(self.log_fail, log(max(before - left, 1e-300)))
+        return Process(
+            log_fail=np.maximum(log_e[0] + staked, LOG_NOTHING),
+            log_pass=np.maximum(self.log_pass + log_e[1], LOG_NOTHING),
+            left=left,
             age_s=age_s,
         )
 

@@ -6,10 +6,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import uvicorn
 
+from policies.assign import Layout, Place, Placement
+from policies.spec.policy import Assignment
 from xds_server.services import http_api
 from xds_server.services.control import ActError, Fault, Health, JsonObject
 from xds_server.services.metrics import Metrics
@@ -31,6 +34,8 @@ def status(name="chat", phase="running", **changes) -> JsonObject:
                 "shadow_share": 0.0,
                 "ready": 2,
                 "pods": 2,
+                "capacity_share": 1.0,
+                "out": None,
             }
         ],
         "step": {
@@ -39,12 +44,13 @@ def status(name="chat", phase="running", **changes) -> JsonObject:
             "kind": "canary",
             "label": "canary 5%",
             "since": "2026-01-01T00:00:00.000Z",
-            "waiting_for": [{"kind": "samples", "have": 312, "need": 500, "what": ""}],
+            "waiting_for": [{"kind": "samples", "have": 312, "need": 500, "what": "", "variant": ""}],
         },
         "weights": {"stable": 9507, "candidate": 500, "total": 10007},
         "gates": [
             {
                 "name": "errors",
+                "variant": "candidate",
                 "role": "guardrail",
                 "verdict": "INCONCLUSIVE",
                 "evidence": 3.1,
@@ -59,11 +65,27 @@ def status(name="chat", phase="running", **changes) -> JsonObject:
                 "because": "cannot tell yet",
             }
         ],
+        "winner": "",
+        "freezes": [],
+        "rollback_to": ["llama-2"],
         "lease": {"ttl_s": 30.0, "held": True},
         "proxies": {"selected": 2, "acked": 2, "rejected": 0, "words": ""},
         "because": "canary 5%: 312 of 500 samples",
         **changes,
     }
+
+
+def placement(share_bp=500, *, name="chat", assignment=None, **changes) -> Placement:
+    """One arm called candidate, at most at 50 %."""
+    now = Layout(places=(Place(name="candidate", share_bp=share_bp, reserve_bp=max(share_bp, 5000)),))
+    made = Placement(
+        rollout=name,
+        generation=3,
+        assignment=assignment or Assignment(sticky_header="x-user-id"),
+        versions=(("stable", "v1"), ("candidate", "v2")),
+        now=now,
+    )
+    return replace(made, **changes)
 
 
 def record(decision="reverted", because="aborted by tester: bad answers; all traffic back to v1", **changes) -> JsonObject:
@@ -77,6 +99,7 @@ def record(decision="reverted", because="aborted by tester: bad answers; all tra
         "facts": {"by": "tester", "said": "bad answers"},
         "step": "canary 5%",
         "share": 0.0,
+        "shares": {"candidate": 0.0},
         "stable": "v1",
         "candidate": "v2",
         "actor": "tester",
@@ -99,6 +122,9 @@ class FakeControl:
         self.broken = False
         self.acts: list[dict] = []
         self.waiters = 0
+        self.placements: dict[str, Placement] = {"chat": placement()}
+        self.signed = True
+        self.compared: list[tuple[dict[str, bytes], bool]] = []
         self._version = 1
 
     def change(self, name="chat", **changes) -> None:
@@ -134,6 +160,19 @@ class FakeControl:
         if self.refuse is not None:
             raise self.refuse
         return record() | ({"dry_run": True} if how["dry_run"] else {})
+
+    def names(self):
+        return sorted(self.states)
+
+    def placement(self, name):
+        return self.placements.get(name)
+
+    def diff(self, texts, *, whole):
+        self.compared.append((dict(texts), whole))
+        return {"changes": [{"kind": "Rollout", "name": "chat", "effect": "edited", "words": "", "fields": []}], "errors": []}
+
+    def policies_changed(self, body, headers):
+        return self.signed
 
     def version(self):
         return self._version

@@ -13,7 +13,7 @@ import yaml
 
 from tests.cli.running import run
 from xds_server.cli.docs import render_cli_docs
-from xds_server.config import SETTINGS, ConfigError, address, read_config
+from xds_server.config import SETTINGS, ConfigError, GitPlace, address, policies_place, read_config
 
 PROXIES = """\
 apiVersion: crossfade/v1
@@ -40,7 +40,7 @@ spec:
   steps:
     - shadow: {share: 50%, hold: {for: 1m}}
     - canary: {shares: [1%, 10%], hold: {for: 5m, samples: 500}}
-    - promote: {}
+    - promote: {keep_stable_for: 1h}
   gates:
     - {name: errors, metric: envoy/error_rate, margin: {absolute: 0.5%}}
 """
@@ -59,6 +59,32 @@ def test_good_files_are_counted_on_stderr(policies):
     assert ran.err == "2 files good: 1 Rollout, 1 Proxies\n"
     assert run("validate", policies / "proxies.yaml", policies / "chat.yaml").code == 0
     assert json.loads(run("validate", policies, "-o", "json").out) == []
+
+
+def test_gate_bundles_are_counted_where_there_are_some(policies):
+    gate = "{name: errors, metric: envoy/error_rate, margin: {absolute: 0.5%}}"
+    (policies / "usual.yaml").write_text(
+        f"apiVersion: crossfade/v1\nkind: GateBundle\nmetadata: {{name: usual}}\nspec: {{gates: [{gate}]}}\n"
+    )
+    assert run("validate", policies).err == "3 files good: 1 Rollout, 1 Proxies, 1 GateBundle\n"
+
+
+def test_validate_knows_which_time_zones_there_are(policies):
+    (policies / "chat.yaml").write_text(ROLLOUT + '  freeze:\n    - {cron: "0 18 * * FRI", for: 62h, timezone: Europe/Berln}\n')
+    ran = run("validate", policies, "-o", "json")
+    (error,) = json.loads(ran.out)
+    assert (ran.code, error["path"]) == (1, "spec.freeze[0].timezone")
+    assert error["line"] == len(ROLLOUT.splitlines()) + 2
+    assert error["file"].endswith("chat.yaml")
+
+
+def test_every_kind_of_document_has_a_schema():
+    from policies.spec.documents import KINDS as KNOWN
+    from xds_server.cli.files import KINDS
+
+    assert set(KINDS) == set(KNOWN)
+    for kind in KINDS:
+        assert run("schema", kind).code == 0
 
 
 def test_all_errors_of_all_files_are_told_with_their_place(policies):
@@ -85,6 +111,27 @@ def test_stdin_is_a_file_too(policies):
 def test_bytes_that_are_no_policy_are_an_answer_not_a_crash(tmp_path, content):
     (tmp_path / "x.yaml").write_bytes(content)
     assert run("validate", tmp_path / "x.yaml").code in {0, 1}
+
+
+PROBED = ROLLOUT.replace("  steps:\n", "  steps:\n    - probe: {requests: samples/chat.jsonl, rate: 5/s, for: 1m}\n")
+
+
+@pytest.mark.parametrize("place", ["samples/chat.jsonl", "team/samples/chat.jsonl"])
+def test_companions_are_found_for_a_directory_and_for_single_files(tmp_path, monkeypatch, place):
+    (tmp_path / "team").mkdir()
+    (tmp_path / "proxies.yaml").write_text(PROXIES)
+    (tmp_path / "team" / "chat.yaml").write_text(PROBED)
+    (tmp_path / place).parent.mkdir()
+    (tmp_path / place).write_text('{"path": "/v1"}\n')
+    monkeypatch.chdir(tmp_path)
+    for paths in ((".",), (tmp_path,), ("proxies.yaml", "team/chat.yaml"), (tmp_path / "proxies.yaml", tmp_path / "team" / "chat.yaml")):
+        ran = run("validate", *paths)
+        assert (ran.code, ran.out) == (0, "")
+        assert "2 files good" in ran.err
+    (tmp_path / place).write_text("{")
+    assert f"{place}:1:" in run("validate", ".").out
+    (tmp_path / place).unlink()
+    assert run("validate", ".").code == 1
 
 
 def test_what_cannot_be_read_is_wrong_usage(tmp_path):
@@ -142,10 +189,38 @@ def test_render_gives_the_asked_share(policies):
     assert json.loads(run("render", policies, "--step", "2", "-o", "json").out) == rendered(policies, "--step", "2")
 
 
+ARMS = (
+    ROLLOUT.replace("    candidate: {", "    small: {")
+    .replace("  assignment:", '    large: {version: v3, endpoints: {static: ["127.0.0.1:9003"]}}\n  assignment:')
+    .replace("shadow: {share: 50%", "shadow: {shares: {small: 50%}")
+    .replace("shares: [1%, 10%]", "shares: [{small: 1%, large: 2%}, {small: 10%, large: 20%}]")
+    .replace("promote: {", "promote: {variant: small, ")
+)
+
+
+def weights(world):
+    """What each version gets by the runtime overlay; stable may have several places."""
+    found = {}
+    for key, value in layers(world).items():
+        version = next((each for each in ("v1", "v2", "v3") if f"/{each}." in key), None)
+        if version is not None and isinstance(value, int | float):
+            found[version] = found.get(version, 0) + int(value)
+    return found
+
+
+def test_render_gives_each_of_several_arms_its_share(policies):
+    (policies / "chat.yaml").write_text(ARMS)
+    assert weights(rendered(policies, "--step", "3")) == {"v1": 7006, "v2": 1000, "v3": 2001}
+    assert weights(rendered(policies, "--shares", "small=10%", "--shares", "large=20%")) == {"v1": 7006, "v2": 1000, "v3": 2001}
+    assert weights(rendered(policies, "--shares", "large=100%")) == {"v1": 0, "v2": 0, "v3": 10007}
+    ran = run("render", policies, "--shares", "small=60%", "--shares", "large=60%")
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "error: the shares are more than 100 % together")
+
+
 def test_render_without_a_lease_writes_the_share_into_the_routes(policies):
     leased, plain = (json.dumps(rendered(policies, "--step", "3", *more)["edge"]["RDS"]) for more in ((), ("--no-lease",)))
-    assert "9006" not in leased
-    assert "9006" in plain
+    assert "9007" not in leased
+    assert "9007" in plain
 
 
 @pytest.mark.parametrize(
@@ -233,11 +308,70 @@ def test_settings_come_from_flags_then_variables_then_defaults(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("value", "url", "ref", "folder"),
+    [
+        ("file:///srv/repo#main:policies", "file:///srv/repo", "main", "policies"),
+        ("file:///srv/repo", "file:///srv/repo", "HEAD", ""),
+        ("https://host/x.git#v1.2", "https://host/x.git", "v1.2", ""),
+        ("https://host/x#feature/a:deep/er/", "https://host/x", "feature/a", "deep/er"),
+        ("git@host:org/repo.git#main:policies", "git@host:org/repo.git", "main", "policies"),
+        ("git@host:org/repo.git:policies", "git@host:org/repo.git", "HEAD", "policies"),
+        ("git@host:org/repo", "git@host:org/repo", "HEAD", ""),
+        ("ssh://git@host:2222/x.git#:policies", "ssh://git@host:2222/x.git", "HEAD", "policies"),
+        ("git+https://host/x", "https://host/x", "HEAD", ""),
+        ("/srv/x.git", "/srv/x.git", "HEAD", ""),
+        ("https://ann:se#cret@host/x.git#main", "https://ann:se#cret@host/x.git", "main", ""),
+    ],
+)
+def test_a_git_repository_is_told_from_a_directory(value, url, ref, folder):
+    place = policies_place(value, where="")
+    assert isinstance(place, GitPlace)
+    assert (place.url, place.ref, place.folder) == (url, ref, folder)
+    assert policies_place(str(place), where="") == place or "***" in str(place)
+
+
+@pytest.mark.parametrize("value", ["policies", "./a/b", "/srv/x.git/policies", "a.gitops", "with space", "C:/policies", "a#b"])
+def test_a_directory_stays_a_directory(value):
+    assert policies_place(value, where="") == Path(value)
+
+
+@pytest.mark.parametrize("url", ["https://ann:geheim@host/x.git", "https://geheim@host/x.git", "ssh://ann:geheim@host/x"])
+def test_a_password_is_not_shown(url):
+    config = read_config({"policies": f"{url}#main"})
+    assert "geheim" not in f"{config} {config.policies} {config!r} {config.policies.shown}"
+    assert config.policies.url == url
+
+
+def test_what_was_fetched_is_kept_beside_the_store(tmp_path):
+    assert read_config({"policies": "p", "store": "sqlite:/var/lib/x.db"}).policies_cache == Path("/var/lib/x.db.git")
+    assert read_config({"policies": "p", "store": "memory:"}).policies_cache is None
+    assert read_config({"policies": "p", "policies_cache": str(tmp_path)}).policies_cache == tmp_path
+    assert read_config({"policies": "p", "policies_poll": "1.5m"}).policies_poll_s == pytest.approx(90.0)
+
+
+def test_the_secret_of_the_webhook_comes_from_a_file_or_a_variable(monkeypatch, tmp_path):
+    seen = []
+    module = type(sys)("xds_server.runtime")
+    module.run = lambda config: seen.append(config.webhook_secret) or 0
+    monkeypatch.setitem(sys.modules, "xds_server.runtime", module)
+    (tmp_path / "secret").write_text("of the file\n")
+    for given in ((), ("--webhook-secret-file", str(tmp_path / "secret"))):
+        assert run("serve", "--policies", "p", *given).code == 0
+        monkeypatch.setenv("CROSSFADE_WEBHOOK_SECRET", "of the variable")
+        assert run("serve", "--policies", "p", *given).code == 0
+    assert seen == [b"", b"of the variable", b"of the file", b"of the file"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ((), "no policy directory given"),
-        (("--policies", "https://github.com/x/y.git#main"), "not supported yet"),
-        (("--policies", "git@github.com:x/y"), "not supported yet"),
+        (("--policies", "https://github.com/x/y.git#-x"), "is not a branch or tag"),
+        (("--policies", "git@github.com:x/y#main:../up"), "is not a folder of a repository"),
+        (("--policies", "git@github.com:"), "is not the URL of a git repository"),
+        (("--policies", "p", "--policies-poll", "1ms"), "is not a time between two looks"),
+        (("--policies", "p", "--webhook-secret-file", "/dev/null"), "is empty"),
+        (("--policies", "p", "--webhook-secret-file", "/nowhere"), "cannot read /nowhere"),
         (("--policies", "p", "--store", "etcd://x"), "not supported yet"),
         (("--policies", "p", "--store", "sqlite:"), "is not a store"),
         (("--policies", "p", "--xds", "18000"), "is not an address"),

@@ -39,6 +39,61 @@ def test_status_piped_is_aligned_plain_text(server):
     ]
 
 
+def several(**changes):
+    """A rollout with two arms, one of which was taken out."""
+    shown = status(**changes)
+    arm, gate = shown["variants"][0], shown["gates"][0]
+    out = "b was taken out: errors"
+    shown["variants"] = [
+        arm | {"name": "b", "version": "v2", "share": 0.0, "ready": 0, "out": out},
+        arm | {"name": "c", "version": "v3", "share": 0.1, "capacity_share": 0.25},
+    ]
+    shown["gates"] = [gate | {"variant": "b", "verdict": "FAIL"}, gate | {"variant": "c"}]
+    shown["weights"] = {"stable": 9007, "b": 0, "c": 1000, "total": 10007}
+    return shown
+
+
+def test_status_of_several_arms_tells_them_apart(server, control):
+    waits = [
+        {"kind": "samples", "have": 312, "need": 500, "what": "", "variant": "c"},
+        {"kind": "capacity", "have": 2500, "need": 5000, "what": "1 of 2 pods", "variant": "c"},
+        {"kind": "approval", "have": 10, "need": 86400, "what": "team", "variant": ""},
+        {"kind": "later", "have": 0, "need": 0, "what": "x", "variant": ""},
+    ]
+    step = {"index": 1, "of": 4, "kind": "ab", "label": "ab b 10%, c 10%", "since": "2026-01-01T00:00:00Z", "waiting_for": waits}
+    control.states["chat"] = several(
+        phase="frozen",
+        step=step,
+        winner="c",
+        freezes=[{"source": "operator", "words": "frozen by ann: audit"}, {"source": "gate", "words": ""}],
+        policy={"file": "chat.yaml", "source": "file:///repo#main", "commit": "3f9a51c2d0abcdef"},
+    )
+    missing = "samples of c (312 of 500), pods of c: they carry 25% of 50%, `crossfade approve` (team) (10 of 86400 s), later (x)"
+    assert run("status", "--server", server.url).out.splitlines() == [
+        "chat  frozen  llama-3-8b-fp16 -> b: v2, c: v3",
+        "  traffic  stable 90%, c 10%  (weights stable 9007, b 0, c 1000 of 10007)",
+        f"  step     ab b 10%, c 10% (2 of 4) since 2026-01-01 00:00:00 UTC; waits for {missing}",
+        "  b        v2, 0 of 2 pods ready; out: b was taken out: errors",
+        "  c        v3, 2 of 2 pods ready, enough for 25%",
+        "  winner   c",
+        "  frozen   frozen by ann: audit",
+        "  frozen   by gate",
+        "  lease    30 s, held",
+        "  proxies  2 of 2 ACKed",
+        "  policy   chat.yaml at 3f9a51c2d0ab of file:///repo#main",
+        "    VARIANT  GATE    ROLE       VERDICT       WORSE    AS GOOD  ESTIMATE   REQUESTS  AGE",
+        "    b        errors  guardrail  FAIL          3.1/100  0.4/20   0.1%|0.4%  6021|312  0.4 s",
+        "    c        errors  guardrail  INCONCLUSIVE  3.1/100  0.4/20   0.1%|0.4%  6021|312  0.4 s",
+        "  because  canary 5%: 312 of 500 samples",
+    ]
+
+
+def test_decisions_about_several_arms_tell_each_share(server, control):
+    control.records["chat"] = [record("advanced", share=0.3, shares={"b": 0.1, "c": 0.2})]
+    assert "b 10% c 20%" in run("history", "chat", "--server", server.url).out
+    assert "  shares: b 10%, c 20%" in run("why", "chat", "--server", server.url).out.splitlines()
+
+
 def test_status_says_what_a_proxy_rejects_and_what_is_wrong_with_the_files(server, control):
     control.states["chat"] = status(proxies={"selected": 2, "acked": 1, "rejected": 1, "words": "n1 rejects RDS: no such\ncluster"})
     control.errors = [

@@ -9,12 +9,13 @@ import threading
 import pytest
 import yaml
 
-from tests.cli.control import record
+from policies.rollout import Verb
+from tests.cli.control import record, status
 from tests.cli.running import run
-from xds_server.services.control import ActError, Fault
+from xds_server.services.control import VERBS, VERBS_OF_ALL, ActError, Fault
 
 
-@pytest.mark.parametrize("verb", ["abort", "promote", "pause", "resume"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_acts_and_prints_the_decision(server, control, verb):
     ran = run(verb, "chat", "--reason", "bad answers", "--server", server.url)
     assert (ran.code, ran.err) == (0, "")
@@ -23,6 +24,39 @@ def test_a_verb_acts_and_prints_the_decision(server, control, verb):
     assert (act["verb"], act["reason"], act["dry_run"]) == (verb, "bad answers", False)
     assert act["actor"]
     assert len(act["idempotency_key"]) == 32
+
+
+def test_the_verbs_are_those_of_the_engine():
+    assert set(VERBS) == {verb.value for verb in Verb}
+
+
+@pytest.mark.parametrize(("arguments", "to"), [(("rollback", "chat", "--to", "v0"), "v0"), (("promote", "chat", "--variant", "b"), "b")])
+def test_where_to_is_sent(server, control, arguments, to):
+    assert run(*arguments, "--server", server.url).code == 0
+    assert control.acts[0]["to"] == to
+
+
+@pytest.mark.parametrize("verb", VERBS_OF_ALL)
+def test_all_rollouts_freeze_by_one_command(server, control, verb):
+    control.states["search"] = status("search")
+    ran = run(verb, "--all", "--reason", "audit", "--server", server.url)
+    assert ran.code == 0
+    assert [line.split(":")[0] for line in ran.out.splitlines()] == ["chat", "search"]
+    assert [(act["name"], act["verb"], act["reason"]) for act in control.acts] == [("chat", verb, "audit"), ("search", verb, "audit")]
+
+
+def test_one_rollout_that_refuses_stops_no_other(server, control):
+    control.refuse = ActError(Fault.REFUSED, "nothing is frozen")
+    ran = run("unfreeze", "--all", "--server", server.url)
+    assert (ran.code, ran.out) == (0, "chat: not done: nothing is frozen\n")
+    control.refuse = ActError(Fault.STORE_UNAVAILABLE, "the disk is full")
+    assert run("freeze", "--all", "--server", server.url).code == 3, "a share may still grow"
+
+
+@pytest.mark.parametrize("arguments", [("freeze",), ("freeze", "chat", "--all")])
+def test_a_freeze_is_of_one_or_of_all(server, control, arguments):
+    assert run(*arguments, "--server", server.url).code == 2
+    assert control.acts == []
 
 
 def test_a_key_of_ones_own_is_sent(server, control):
@@ -140,7 +174,7 @@ def test_what_is_no_address_is_wrong_usage(address):
         (("abort",), "missing argument"),
         (("explode",), "no such command"),
         (("abort", "chat", "--nope"), "no such option"),
-        (("diff",), "not supported yet"),
+        (("plan",), "not supported yet"),
     ],
 )
 def test_wrong_usage_is_exit_2_with_a_hint(arguments, words):

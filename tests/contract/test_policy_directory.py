@@ -76,6 +76,24 @@ async def test_all_policy_files_are_read_by_relative_name_in_order(tmp_path):
     assert list(found) == sorted(found)
 
 
+async def test_companions_are_handed_on_and_followed(tmp_path):
+    (tmp_path / "samples").mkdir()
+    for name in ("a.yaml", "samples/chat.jsonl", "schema.json", ".hidden.json"):
+        (tmp_path / name).write_bytes(b"1")
+    assert set(await PolicyDirectory(tmp_path).read()) == {"a.yaml", "samples/chat.jsonl", "schema.json"}
+    async with Watch(tmp_path) as watch:
+        await watch.next()
+        (tmp_path / "samples" / "chat.jsonl").write_bytes(b"2")
+        assert (await watch.next())["samples/chat.jsonl"] == b"2"
+
+
+async def test_a_directory_has_no_commits_and_a_nudge_does_no_harm(tmp_path):
+    directory = PolicyDirectory(tmp_path)
+    directory.nudge()
+    assert await directory.read() == {}
+    assert directory.revision == ""
+
+
 async def test_linked_files_are_read_and_linked_folders_are_not(tmp_path):
     """So a loop of links ends, and a Kubernetes ConfigMap (`chat.yaml -> ..data/chat.yaml`) is read once."""
     root = tmp_path / "policies"

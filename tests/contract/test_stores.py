@@ -34,6 +34,14 @@ async def test_a_batch_is_saved_whole_or_not_at_all(store):
     assert [(found.name, found.state) for found in await store.load_all()] == [("a", b"1"), ("b", b"1")]
 
 
+async def test_several_are_committed_whole_with_their_records_or_not_at_all(store):
+    assert await store.commit_many([("a", b"1", None, ((b"r", 1.0),)), ("b", b"1", None, ())]) == [1, 1]
+    with pytest.raises(Conflict):
+        await store.commit_many([("a", b"2", 1, ((b"s", 2.0),)), ("b", b"2", 7, ())])
+    assert [(found.name, found.state) for found in await store.load_all()] == [("a", b"1"), ("b", b"1")]
+    assert await store.records("a", 10) == [(b"r", 1.0)]
+
+
 async def test_history_is_kept_in_order_apart_by_name_and_bounded(store):
     for number in range(RECORDS_MAX + 5):
         await store.commit("chat", b"s", expected=number or None, records=((str(number).encode(), float(number)),))

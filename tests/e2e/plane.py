@@ -8,6 +8,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
 from policies.spec.policy import (
+    FULL_BP,
     Assignment,
     Fallback,
     HealthCheck,
@@ -21,7 +22,7 @@ from policies.spec.policy import (
 )
 from policies.traffic import Arm, Traffic
 from tests.real_envoy import Envoy
-from tests.rig import Backend, Client, free_port, until
+from tests.rig import Backend, Client, free_port, turn_of, until
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.core.snapshot import Snapshot
 from xds_server.core.transport import Method
@@ -95,7 +96,7 @@ class Plane:
         """Publishes and waits until Envoy has accepted it all and its worker acts on it."""
         self.publish(*wishes)
         await until(lambda: self.rejected() or self.hub.sync_state(KEY, self.serial).acked, "every resource to be accepted")
-        assert not self.rejected()
+        assert not self.rejected(), self.rejected()
         await turn_of(self.proxies.listeners[0].port)
 
     def rejected(self) -> list[Nacked]:
@@ -131,17 +132,6 @@ class World:
         await until(lambda: len(self.plane.entries) >= number, f"{number} entries of the access log")
 
 
-async def turn_of(port: int) -> None:
-    """One turn of the worker behind a listener: an ACK comes from the main thread, a moment before the workers act on what it accepted.
-
-    The request has no host, so Envoy answers it itself and no backend counts it.
-    """
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\n\r\n")
-    assert (await reader.readline()).split()[1] == b"400"
-    writer.transport.abort()
-
-
 def variant(name: str, backend: Backend, *, health: HealthCheck | None = None, **more) -> Variant:
     return Variant(name=name, version=backend.name, endpoints=StaticEndpoints(addresses=(backend.address,)), health=health, **more)
 
@@ -170,7 +160,7 @@ async def two_versions(
             assignment=Assignment(sticky_header=sticky),
             lease=lease,
             stable=variant("stable", stable, health=health),
-            arms=(Arm(variant=variant("candidate", candidate, health=health)),),
+            arms=(Arm(variant=variant("candidate", candidate, health=health), reserve_bp=FULL_BP),),
         )
         plane.wishes = (wish,)
         await plane.start()

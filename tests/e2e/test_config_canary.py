@@ -49,9 +49,9 @@ def policy(name, stable, candidate):
     return RolloutPolicy(
         name=name,
         traffic=TrafficSpec(proxies="edge", listener="public", match=(Match(host=f"{name}.test"),)),
-        stable=stable,
-        candidate=candidate,
-        steps=(CanaryStep(shares_bp=(1000,), hold=Hold(for_s=3600.0)), PromoteStep()),
+        stable=replace(stable, name="stable"),
+        arms=(replace(candidate, name="candidate"),) if candidate else (),
+        steps=(CanaryStep(stages=(((("candidate", 1000),), Hold(for_s=3600.0)),)), PromoteStep()),
         when=When(nack=Then.HOLD),
     )
 

@@ -1,11 +1,14 @@
 """Evidence from the real Envoy, live: the collector counts what the clients saw, and loses nothing and invents nothing under load."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 
+import grpc
+
 from policies.evidence import NOTHING, add
-from policies.spec.policy import Fallback
+from policies.spec.policy import Fallback, StaticEndpoints
 from tests.e2e import plane
 from tests.fixtures.access_log.record import Recorder
 from tests.rig import until
@@ -106,3 +109,97 @@ async def test_a_candidate_that_hangs_fails_by_the_routes_timeout_and_is_not_the
         assert (counts.requests, counts.errors) == (hung, hung)
         assert counts.latency == ((max(place for place, _ in counts.latency), hung),)
         assert counts.statuses == (("UT", hung),)
+
+
+@contextlib.asynccontextmanager
+async def _echo(spoilt):
+    """A gRPC server; `spoilt` makes every call but that of `Missing` fail. Gives the address."""
+
+    async def many(request, context):
+        yield request
+        await spoilt(context)
+        yield request
+
+    async def both(requests, context):
+        await spoilt(context)
+        async for request in requests:
+            yield request
+
+    async def one(request, context):
+        await spoilt(context)
+        return request
+
+    async def missing(_, context):
+        await context.abort(grpc.StatusCode.NOT_FOUND, "on purpose")
+
+    handlers = {
+        "One": grpc.unary_unary_rpc_method_handler(one),
+        "Missing": grpc.unary_unary_rpc_method_handler(missing),
+        "Many": grpc.unary_stream_rpc_method_handler(many),
+        "Both": grpc.stream_stream_rpc_method_handler(both),
+    }
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield StaticEndpoints(addresses=(f"127.0.0.1:{port}",))
+    finally:
+        await server.stop(None)
+
+
+async def _well(_):
+    pass
+
+
+async def _ill(context):
+    await context.abort(grpc.StatusCode.INTERNAL, "on purpose")
+
+
+async def _call(channel, method):
+    """The status of one call; `Both` goes on sending until it has an answer."""
+    match method:
+        case "Both":
+            call = channel.stream_stream(f"/test.Echo/{method}")(timeout=20)
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await call.write(b"a")
+                await call.read()
+                await call.done_writing()
+        case "Many":
+            call = channel.unary_stream(f"/test.Echo/{method}")(b"a", timeout=20)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for _ in call:
+                    pass
+        case _:
+            call = channel.unary_unary(f"/test.Echo/{method}")(b"a", timeout=20)
+    return await call.code()
+
+
+async def test_a_grpc_candidate_that_fails_with_http_200_has_errors_for_users_and_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr(plane, "Plane", Judge)
+    async with _echo(_well) as good, _echo(_ill) as ill, plane.two_versions(tmp_path) as world:
+        judge, old = world.plane, world.shares(4000, 4000)
+        stable = replace(old.stable, endpoints=good, http2=True)
+        arm = replace(old.arms[0], variant=replace(old.arms[0].variant, endpoints=ill, http2=True))
+        wish = replace(old, generation=old.generation + 1, stable=stable, arms=(arm,))
+        await judge.delivered(wish)
+        await until(lambda: set(owners((wish,))) <= judge.tracked, "load reports to name every cluster")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{world.client.port}") as channel:
+            methods = ("One", "Many", "Both") * 20
+            codes = [await _call(channel, method) for method in methods]
+            failed = codes.count(grpc.StatusCode.INTERNAL)
+            assert codes.count(grpc.StatusCode.OK) + failed == len(codes)
+            assert 0 < failed < len(codes)
+            missing = [await _call(channel, "Missing") for _ in range(30)]
+            assert set(missing) == {grpc.StatusCode.NOT_FOUND}
+        await until(lambda: requests(judge.users) == len(codes) + len(missing))
+        counts, of_stable = judge.users[arm.variant.identity], judge.users[stable.identity]
+        assert (counts.errors, of_stable.errors) == (failed, 0)
+        assert dict(counts.statuses)["grpc 13"] == failed
+        assert dict(of_stable.statuses)["grpc 0"] == len(codes) - failed
+        assert dict(counts.statuses)["grpc 5"] + dict(of_stable.statuses)["grpc 5"] == len(missing)
+        await until(lambda: judge.shadows[arm.variant.identity].errors)
+        settled = time.monotonic() + 2.5
+        await until(lambda: time.monotonic() > settled)
+        assert judge.lost == 0
+        assert judge.collector.gap("chat") == 0.0

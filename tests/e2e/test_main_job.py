@@ -5,8 +5,8 @@ import time
 import pytest
 import xxhash
 
+from policies.lanes import TOTAL, Home, pick, slots, weight
 from policies.spec.policy import Assignment
-from policies.weights import pick, weights
 from tests.rig import Backend, Client, binomial_band, until
 from tests.stage import Stage, rollout
 from xds_server.resources.names import salted
@@ -27,7 +27,7 @@ async def test_the_split_is_within_the_binomial_band(tmp_path, share):
             await stage.share(share)
             replies = await client.burst(4000)
         assert not [reply for reply in replies if reply.failure]
-        low, high = binomial_band(4000, weights({"candidate": round(share * 10_000)})["candidate"] / 10_007)
+        low, high = binomial_band(4000, weight(round(share * 10_000)) / TOTAL)
         assert low <= sum(reply.variant == "v2" for reply in replies) <= high
 
 
@@ -44,13 +44,9 @@ async def test_sticky_users_are_predicted_and_never_leave_the_candidate_while_it
                 await stage.share(share)
                 replies = await client.burst(len(users), user=users.__getitem__)
                 picked = {reply.user: reply.variant for reply in replies}
-                lanes = weights({"candidate": round(share * 10_000)})
-                wanted = {
-                    user: {"stable": "v1", "candidate": "v2"}[
-                        pick(xxhash.xxh64_intdigest(salted(user, "chat", Assignment()).encode()), lanes)
-                    ]
-                    for user in users
-                }
+                laid_out = slots((Home(share_bp=round(share * 10_000), reserve_bp=3000),))
+                hashes = {user: xxhash.xxh64_intdigest(salted(user, "chat", Assignment()).encode()) for user in users}
+                wanted = {user: "v1" if pick(number, laid_out) is None else "v2" for user, number in hashes.items()}
                 assert picked == wanted
                 seen.append({user for user, variant in picked.items() if variant == "v2"})
                 document["spec"]["steps"] = [canary("30%"), {"promote": {}}]

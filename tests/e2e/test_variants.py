@@ -55,7 +55,7 @@ START = Traffic(
     stable=STABLE,
 )
 WARM = replace(START, arms=(Arm(variant=CANDIDATE),))
-SHARED = replace(WARM, arms=(Arm(variant=CANDIDATE, share_bp=2000, shadow_bp=500),))
+SHARED = replace(WARM, arms=(Arm(variant=CANDIDATE, share_bp=2000, shadow_bp=500, reserve_bp=2000),))
 MOVED = replace(SHARED, where=replace(SHARED.where, match=(Match(host="chat.test", path_prefix="/v1"),), timeout_s=7.0))
 TUNED = replace(MOVED, stable=replace(STABLE, max_concurrency=77))
 OTHER = replace(TUNED, stable=variant("stable", "v1", 11_004, 11_005))

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: a million hostile messages, hostile streams and random conversations. 1 if something was found, with how to have it again."""
+"""`python -m tests.fuzz`: a million hostile messages, hostile streams, random conversations and spoilt policies. 1 if something was found, with how to have it again."""
 
 import argparse
 import secrets
@@ -19,12 +19,13 @@ def main():
     parser.add_argument("--inputs", type=int, default=1_000_000, help="messages to decode")
     parser.add_argument("--sessions", type=int, default=20_000, help="hostile streams on a hub")
     parser.add_argument("--interleavings", type=int, default=100_000, help="conversations on one stream")
+    parser.add_argument("--policies", type=int, default=20_000, help="sets of policy files")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="a former one, to have its findings again")
     chosen = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     print(f"seed {chosen.seed}", flush=True)
-    amounts = {"messages": chosen.inputs, "sessions": chosen.sessions, "conversations": chosen.interleavings}
-    findings = sum(run(kind, amount, chosen.seed) for kind, amount in amounts.items())
+    amounts = {"messages": chosen.inputs, "sessions": chosen.sessions, "conversations": chosen.interleavings, "policies": chosen.policies}
+    findings = sum(run(kind, amount, chosen.seed) for kind, amount in amounts.items() if amount)
     print("nothing found" if not findings else f"{findings} findings; hint: --seed {chosen.seed} has them again")
     return int(findings > 0)
 

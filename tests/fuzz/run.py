@@ -1,15 +1,18 @@
-"""Three kinds of attack, one after the other, each input from its own seed so that a finding can be had again alone."""
+"""Four kinds of attack, one after the other, each input from its own seed so that a finding can be had again alone."""
 
 import random
 import traceback
 from pathlib import Path
 
 from tests.fuzz.hostile import Hostile, read_any
+from tests.fuzz.policies import Spoiler, judge_any
 from tests.fuzz.sessions import Stage
 from tests.fuzz.talks import talk
 
 BATCH = 1000
 """Messages and hostile streams that come from one seed."""
+POLICIES = 50
+"""Sets of policy files that do."""
 
 
 def messages(chance):
@@ -24,7 +27,13 @@ def sessions(chance):
         stage.attack()
 
 
-ATTACKS = {"messages": (messages, BATCH), "sessions": (sessions, BATCH), "conversations": (talk, 1)}
+def policies(chance):
+    source = Spoiler(chance)
+    for _ in range(POLICIES):
+        judge_any(source)
+
+
+ATTACKS = {"messages": (messages, BATCH), "sessions": (sessions, BATCH), "conversations": (talk, 1), "policies": (policies, POLICIES)}
 
 
 def attack(kind, number, seed):

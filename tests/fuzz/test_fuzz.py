@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from tests.fuzz import hostile, talks
+from tests.fuzz import hostile, policies, talks
 from tests.fuzz.run import attack
+from tests.specs import PROXIES, rollout, text
 from xds_server.core.stream import AdsStream
 
 
@@ -19,6 +20,13 @@ def test_no_hostile_stream_harms_the_hub_or_an_honest_proxy():
 
 def test_no_conversation_leaves_a_client_without_what_it_wants():
     assert not any(attack("conversations", number, 0) for number in range(300))
+
+
+def test_a_policy_that_is_taken_and_does_not_lead_forward_is_found(monkeypatch):
+    monkeypatch.setattr("policies.spec.step_checks.faults", lambda _: ())
+    files = {"f.yaml": text(PROXIES, rollout(steps=[{"canary": {"shares": ["50%", "5%"]}}]))}
+    with pytest.raises(AssertionError):
+        policies.judge(files)
 
 
 def test_of_the_hostile_messages_some_are_taken_and_some_refused():

@@ -43,7 +43,7 @@ class Life(Edge):
         match what:
             case "candidate":
                 old = self.wanted[where]
-                self.want(replace(old, generation=old.generation + 1, arms=(Arm(variant=value),) if value else ()))
+                self.want(replace(old, generation=old.generation + 1, arms=(Arm(variant=value, reserve_bp=10_000),) if value else ()))
             case "share":
                 self.want(replace(self.wanted[where], arms=tuple(replace(arm, share_bp=value) for arm in self.wanted[where].arms)))
             case "look":

@@ -2,7 +2,9 @@
 
 import sys
 
-from tests.scenarios.runner import FOLDER, play
+from tests.scenarios import runner, strategies
+
+STORIES = ((runner.FOLDER, runner.play), (strategies.FOLDER, strategies.play))
 
 
 def main(arguments):
@@ -11,7 +13,7 @@ def main(arguments):
         print("usage: python -m tests.scenarios [--rewrite]", file=sys.stderr)
         return 2
     rewrite, out_of_step = bool(arguments), 0
-    for path in sorted(FOLDER.glob("*.txt")):
+    for path, play in ((path, play) for folder, play in STORIES for path in sorted(folder.glob("*.txt"))):
         written = path.read_text()
         try:
             played = play(written)

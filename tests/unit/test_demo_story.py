@@ -356,10 +356,11 @@ def test_modes_are_words_a_person_types():
 
 
 @pytest.mark.parametrize("candidate", [None, "v2"])
-def test_the_policy_files_load_without_a_word(candidate):
+def test_the_policy_files_load_and_only_the_price_of_the_fallback_is_doubted(candidate):
     text = scenarios.rollout_file({"v1": 1001, "v2": 1002}, stable="v1", candidate=candidate)
     loaded = load({"proxies.yaml": scenarios.proxies_file(8080).encode(), "chat.yaml": text.encode()})
-    assert (loaded.errors, loaded.warnings) == ((), ())
+    assert loaded.errors == ()
+    assert {doubt.path for doubt in loaded.warnings} <= {"spec.traffic.fallback"}
     (policy,) = loaded.rollouts
     assert policy.name == scenarios.ROLLOUT
-    assert (policy.candidate is not None) == (candidate is not None)
+    assert [arm.version for arm in policy.arms] == ([candidate] if candidate else [])

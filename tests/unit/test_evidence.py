@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -84,15 +85,43 @@ EXPECTED = {
     "copies_broken": (GOOD, NONE, bad(broken=NUMBER)),
     "copies_timeout": (GOOD, NONE, bad()),
     "copies_removed": (GOOD, NONE, NONE),
+    "grpc": (NONE, GOOD, NONE),
+    "grpc_stream": (NONE, GOOD, NONE),
+    "grpc_internal": (NONE, bad(), NONE),
+    "grpc_internal_stream": (NONE, bad(), NONE),
+    "grpc_unavailable_gateway": (NONE, bad(), NONE),
+    "grpc_not_found": (NONE, GOOD, NONE),
+    "grpc_cancelled": (NONE, NONE, NONE),
+    "grpc_exhausted": (NONE, bad(), NONE),
+    "grpc_nonsense": (NONE, bad(), NONE),
+    "grpc_no_status": (NONE, bad(broken=NUMBER), NONE),
+    "grpc_html": (NONE, bad(broken=NUMBER), NONE),
+    "grpc_404": (NONE, bad(), NONE),
+    "grpc_403": (NONE, GOOD, NONE),
+    "grpc_503": (NONE, bad(), NONE),
+    "grpc_cut": (NONE, bad(broken=NUMBER), NONE),
+    "grpc_refused": (NONE, bad(fallbacks=NUMBER), NONE),
+    "grpc_hang_timeout": (NONE, bad(), NONE),
+    "grpc_stream_timeout": (NONE, bad(), NONE),
+    "grpc_abort_before_answer": (NONE, NONE, NONE),
+    "grpc_abort_stream": (NONE, NONE, NONE),
+    "copies_grpc": (GOOD, NONE, GOOD),
+    "copies_grpc_internal": (GOOD, NONE, bad()),
+    "copies_grpc_cut": (GOOD, NONE, bad(broken=NUMBER)),
 }
+MIXED = ("copies_overflow", "grpc_statuses")
+ANSWERED = {"status_503", "copies_503", "copies_grpc_internal"} | {
+    f"grpc_{end}" for end in ("internal", "internal_stream", "unavailable_gateway", "exhausted", "nonsense", "404", "503")
+}
+"""Errors that came whole."""
 
 
 def numbers(counts: Counts):
     return (counts.requests, counts.errors, counts.fallbacks, counts.broken, counts.no_host)
 
 
-def test_every_recording_but_the_mixed_one_has_an_expectation():
-    assert {path.stem for path in RECORDED.glob("*.json")} - {"copies_overflow"} == EXPECTED.keys()
+def test_every_recording_but_the_mixed_ones_has_an_expectation():
+    assert {path.stem for path in RECORDED.glob("*.json")} - {*MIXED} == EXPECTED.keys()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -122,8 +151,8 @@ def test_a_failed_attempt_and_its_fallback_are_one_request_in_whatever_order_and
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, arms in EXPECTED.items() if any(arm[1] for arm in arms) and name not in {"status_503", "copies_503"}]
-    + ["abort_before_answer", "abort_stream"],
+    [name for name, arms in EXPECTED.items() if any(arm[1] for arm in arms) and name not in ANSWERED]
+    + ["abort_before_answer", "abort_stream", "grpc_abort_before_answer", "grpc_abort_stream", "grpc_cancelled"],
 )
 def test_what_never_came_to_its_end_has_unbounded_latency(name):
     """A hanging candidate logs no last byte: read as zero it would look like the fastest."""
@@ -172,7 +201,7 @@ def test_a_users_request_over_the_limit_is_an_error_of_the_version_picked():
     assert (seen.identity, seen.failure, seen.status, booked) == (recorded["candidate"], Failure.OVERFLOW, "UO", Booked.NOT)
 
 
-@pytest.mark.parametrize("name", [*EXPECTED, "copies_overflow"])
+@pytest.mark.parametrize("name", [*EXPECTED, *MIXED])
 def test_each_entry_is_booked_as_the_load_report_books_it(name):
     recorded = case(name)
     owners = owners_of(recorded)
@@ -195,7 +224,7 @@ def test_each_entry_is_booked_as_the_load_report_books_it(name):
 
 
 def test_log_and_load_report_agree_in_every_recording():
-    for name in EXPECTED:
+    for name in (*EXPECTED, "grpc_statuses"):
         collector = Collector(clock=lambda: 0.0)
         recorded = case(name)
         collector.own("chat", owners_of(recorded))
@@ -285,6 +314,38 @@ def test_statuses_that_do_not_exist_share_one_name():
         assert seen.status == "other"
 
 
+def test_of_grpc_the_servers_faults_are_errors_and_the_clients_are_not():
+    """The last three of the twenty are no status at all: 99, a word, nothing."""
+    _, candidate, _, _ = collect(case("grpc_statuses"))
+    assert dict(candidate.statuses) == {f"grpc {number}": 1 for number in range(17) if number not in {1, 2}} | {"grpc 2": 4, "cancelled": 1}
+    assert (candidate.requests, candidate.errors) == (19, 7 + 3)
+    assert sum(dict(candidate.latency).values()) == NUMBER
+
+
+@pytest.mark.parametrize("tag", ["99999999999", "-1", "", "none", "²", "17", "9" * 5000, "1 ", "+0"])
+def test_what_is_no_grpc_status_is_unknown_and_an_error(tag):
+    recorded = case("grpc")
+    entry = a_good_entry(recorded)
+    entry.common_properties.custom_tags["grpc"] = tag
+    seen, booked = classify(entry, owners_of(recorded))
+    assert isinstance(seen, Observation)
+    assert (seen.failure, seen.status, booked) == (Failure.STATUS, "grpc 2", Booked.BAD)
+
+
+@pytest.mark.parametrize("name", ["grpc_no_status", "grpc_404"])
+def test_a_client_cannot_make_pods_fail_that_are_no_grpc_servers_by_calling_its_request_grpc(name):
+    recorded = case(name)
+    owners = {cluster: replace(owner, http2=False) for cluster, owner in owners_of(recorded).items()}
+    seen, booked = classify(a_good_entry(recorded), owners)
+    assert isinstance(seen, Observation)
+    assert (seen.failure, booked) == (None, Booked.BAD), "the load report counts them as errors all the same"
+
+
+def test_an_answer_of_a_pod_that_says_cancelled_is_no_error_and_no_sample_of_speed():
+    _, candidate, _, _ = collect(case("grpc_cancelled"))
+    assert candidate.statuses == (("cancelled", NUMBER),)
+
+
 def test_a_pods_silence_is_told_from_a_clients_by_the_routes_timeout():
     recorded = case("abort_before_answer")
     [entry, *_] = [entry for kind, raw in messages(recorded) if kind == "log" for entry in logged(raw)]
@@ -299,6 +360,40 @@ def test_a_pods_silence_is_told_from_a_clients_by_the_routes_timeout():
     assert end(took_s) == (Failure.TIMEOUT, False)
     assert end(took_s * 2) == (None, True)
     assert end(0.0) == (None, True)
+
+
+@pytest.mark.parametrize("name", [name for name, arms in EXPECTED.items() if arms[1] != NONE])
+def test_what_a_segment_brought_is_counted_the_same_and_apart_from_users(name):
+    recorded = case(name)
+    collector = Collector(clock=lambda: 0.0)
+    collector.own("chat", owners_of(recorded))
+    for kind, raw in messages(recorded):
+        if kind == "log":
+            entries = logged(raw)
+            for entry in entries:
+                if entry.common_properties.route_name:
+                    entry.common_properties.route_name = "chat#staff"
+            collector.access_log(message(*entries))
+    [(_, block)] = collector.close(1.0)
+    assert block.users == {}
+    assert numbers(block.pinned[recorded["candidate"]]) == EXPECTED[name][1]
+
+
+def test_stable_under_another_name_is_stable():
+    recorded = case("copies")
+    owners = owners_of(recorded)
+    owners["chat/2=v1"] = owners[f"chat/{recorded['stable']}"]
+    [entry, *_] = [
+        entry
+        for kind, raw in messages(recorded)
+        if kind == "log"
+        for entry in logged(raw)
+        if cluster(entry) == f"chat/{recorded['stable']}"
+    ]
+    entry.common_properties.custom_tags["picked"] = "chat/2=v1"
+    seen, _ = classify(entry, owners)
+    assert isinstance(seen, Observation)
+    assert (seen.identity, seen.failure, seen.audience) == (recorded["stable"], None, "users")
 
 
 def a_good_entry(recorded):

@@ -63,7 +63,7 @@ def test_the_needed_evidence_follows_from_the_weight():
 def test_thirty_clean_requests_pass_a_margin_of_ten_points():
     state, now = run(POINTS, opened(POINTS), 35)
     seen = say(POINTS, state, now=now)
-    assert (seen.verdict, seen.samples_stable, seen.samples_candidate, seen.unit) == (Verdict.PASS, 315, 35, "ratio")
+    assert (seen.verdict, seen.stable.requests, seen.candidate.requests, seen.unit) == (Verdict.PASS, 315, 35, "ratio")
     assert seen.estimate_candidate == 0
     assert seen.interval is not None
     assert seen.interval[0] < 0 < seen.interval[1]
@@ -208,7 +208,7 @@ def test_guardrails_that_are_both_suspicious_fail_together():
     both = [replace(reading, evidence=120.0, verdict=Verdict.INCONCLUSIVE), replace(reading, evidence=100.0, verdict=Verdict.INCONCLUSIVE)]
     assert combined(both) == pytest.approx(math.log(110))
     assert combined([both[0], replace(both[1], verdict=Verdict.NO_DATA)]) == pytest.approx(math.log(60))
-    assert combined([replace(both[0], role=Role.SIGNAL), replace(both[1], enough=False)]) == -math.inf
+    assert combined([replace(both[0], gate=replace(both[0].gate, role=Role.SIGNAL)), replace(both[1], enough=False)]) == -math.inf
     assert math.isfinite(combined([replace(reading, evidence=1e299)] * 2))
 
 

@@ -1,11 +1,14 @@
 """The JSON API in process: every answer and every failure has its one form."""
 
+import asyncio
+
 import httpx
 import pytest
 
 from tests.cli.control import FakeControl, status
-from xds_server.services import http_api
-from xds_server.services.control import ActError, Fault
+from tests.rig import until
+from xds_server.services import bodies, http_api
+from xds_server.services.control import VERBS, ActError, Fault
 
 
 @pytest.fixture
@@ -63,13 +66,13 @@ async def test_a_number_of_records_out_of_range_is_refused(client, last):
     failed(await client.get("/v1/rollouts/chat/history", params={"last": last}), 400, "bad_request")
 
 
-@pytest.mark.parametrize("verb", ["abort", "promote", "pause", "resume"])
+@pytest.mark.parametrize("verb", VERBS)
 async def test_an_act_reaches_the_control_with_all_it_says(client, control, verb):
-    body = {"reason": " two\n lines ", "idempotency_key": "k1", "actor": "me", "dry_run": True}
+    body = {"reason": " two\n lines ", "idempotency_key": "k1", "actor": "me", "to": "v0", "dry_run": True}
     answer = await client.post(f"/v1/rollouts/chat:{verb}", json=body)
     assert answer.status_code == 200
     assert answer.json()["dry_run"] is True
-    wanted = {"name": "chat", "verb": verb, "reason": "two lines", "actor": "me", "idempotency_key": "k1", "dry_run": True}
+    wanted = {"name": "chat", "verb": verb, "reason": "two lines", "actor": "me", "idempotency_key": "k1", "to": "v0", "dry_run": True}
     assert control.acts == [wanted]
 
 
@@ -78,10 +81,81 @@ async def test_an_act_needs_no_body(client, control):
     assert control.acts[0]["reason"] == ""
 
 
-@pytest.mark.parametrize("verb", ["rollback", "approve", "freeze", "start"])
-async def test_a_promised_verb_says_that_it_is_not_supported_yet(client, control, verb):
-    assert "not supported yet" in failed(await client.post(f"/v1/rollouts/chat:{verb}"), 404, "unknown_verb")["message"]
+async def test_all_rollouts_are_frozen_at_once_and_each_answers_for_itself(client, control):
+    control.states["search"] = status("search")
+    acts = (await client.post("/v1/rollouts:freeze", json={"reason": "audit"})).json()["acts"]
+    assert [(each["rollout"], each["record"]["decision"]) for each in acts] == [("chat", "reverted"), ("search", "reverted")]
+    control.refuse = ActError(Fault.REFUSED, "nothing is frozen")
+    acts = (await client.post("/v1/rollouts:unfreeze")).json()["acts"]
+    assert [each["error"]["message"] for each in acts] == ["nothing is frozen"] * 2
+
+
+@pytest.mark.parametrize("verb", ["abort", "explode"])
+async def test_all_rollouts_take_no_other_verb(client, control, verb):
+    failed(await client.post(f"/v1/rollouts:{verb}"), 404, "unknown_verb")
+    failed(await client.post("/v1/rollouts:freeze", headers={"Origin": "https://evil.example"}), 403, "cross_origin")
     assert control.acts == []
+
+
+async def test_a_diff_passes_the_files_on(client, control):
+    answer = await client.post("/v1/policies:diff", json={"files": {"a.yaml": "käse"}, "whole": True})
+    assert answer.json()["changes"][0]["effect"] == "edited"
+    assert control.compared == [({"a.yaml": "käse".encode()}, True)]
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"files": {"a": 1}}', b'{"files": {}, "whole": 1}'])
+async def test_a_diff_of_no_files_is_refused(client, control, body):
+    assert (await client.post("/v1/policies:diff", content=body)).status_code == 400
+    assert control.compared == []
+
+
+async def test_a_diff_of_more_files_than_a_source_may_have_is_refused(client, control):
+    files = {f"{number}.yaml": "" for number in range(10_001)}
+    failed(await client.post("/v1/policies:diff", json={"files": files}), 413, "too_large")
+    assert control.compared == []
+
+
+async def test_only_so_many_calls_that_nobody_signed_yet_are_read_at_once(client):
+    more, sending = asyncio.Event(), []
+
+    async def body():
+        sending.append(1)
+        await more.wait()
+        yield b"{}"
+
+    waiting = [asyncio.create_task(client.post("/v1/policies:changed", content=body())) for _ in range(http_api.PUSHES_MAX)]
+    await until(lambda: len(sending) == http_api.PUSHES_MAX, "the calls to begin")
+    failed(await client.post("/v1/policies:changed", content=b"{}"), 503, "busy")
+    more.set()
+    assert [(await each).status_code for each in waiting] == [202] * http_api.PUSHES_MAX
+    assert (await client.post("/v1/policies:changed", content=b"{}")).status_code == 202
+
+
+async def test_a_client_that_sends_in_drops_is_let_go_and_keeps_no_diff_from_others(client, control, monkeypatch):
+    monkeypatch.setattr(bodies, "PATIENCE_S", 0.05)
+    never = asyncio.Event()
+
+    async def drops():
+        yield b"{"
+        await never.wait()
+
+    for path in ("/v1/policies:diff", "/v1/policies:changed", "/v1/rollouts/chat:abort"):
+        failed(await client.post(path, content=drops()), 408, "too_slow")
+    assert (await client.post("/ofrep/v1/evaluate/flags", content=drops())).status_code == 408
+    assert (await client.post("/v1/policies:diff", json={"files": {"a.yaml": ""}})).status_code == 200
+    assert control.acts == []
+
+
+async def test_a_push_is_only_believed_when_it_is_signed(client, control):
+    assert (await client.post("/v1/policies:changed", content=b"{}")).status_code == 202
+    control.signed = False
+    failed(await client.post("/v1/policies:changed", content=b"{}"), 403, "not_signed")
+
+
+async def test_the_assignment_of_a_rollout_can_be_read_back(client, control):
+    answer = await client.get("/v1/rollouts/chat/assignment")
+    assert http_api.PLACEMENT.validate_json(answer.content) == control.placements["chat"]
+    failed(await client.get("/v1/rollouts/nope/assignment"), 404, "unknown_rollout")
 
 
 async def test_an_unknown_verb_is_told_which_there_are(client):
@@ -171,7 +245,7 @@ async def test_metrics_are_openmetrics_of_the_states(client, control):
     assert 'crossfade_rollout_share{rollout="chat",variant="stable"} 0.95' in lines
     assert 'crossfade_rollout_phase{phase="running",rollout="chat"} 1.0' in lines
     assert 'crossfade_rollout_phase{phase="reverted",rollout="chat"} 0.0' in lines
-    assert 'crossfade_gate_verdict{gate="errors",rollout="chat",verdict="INCONCLUSIVE"} 1.0' in lines
+    assert 'crossfade_gate_verdict{gate="errors",rollout="chat",variant="candidate",verdict="INCONCLUSIVE"} 1.0' in lines
     assert 'crossfade_lease_held{rollout="chat"} 1.0' in lines
     assert lines[-1] == "# EOF"
 

@@ -37,6 +37,21 @@ def test_a_rollout_that_is_gone_takes_its_series_along():
     assert found["crossfade_rollout_share", "candidate", "search"] == 0.05
 
 
+def test_every_arm_has_its_share_and_its_gates():
+    shown = status("chat")
+    arm, gate = shown["variants"][0], shown["gates"][0]
+    shown["variants"] = [arm | {"name": "b", "share": 0.1}, arm | {"name": "c", "share": 0.25}]
+    shown["gates"] = [gate | {"variant": "b"}, gate | {"variant": "c", "verdict": "FAIL", "evidence": 120.0}]
+    metrics = Metrics()
+    metrics.observe([shown])
+    found = values(metrics)
+    shares = {name: found["crossfade_rollout_share", *sorted(("chat", name))] for name in ("stable", "b", "c")}
+    assert shares == {"stable": 0.65, "b": 0.1, "c": 0.25}
+    assert found["crossfade_gate_evidence", "b", "chat", "errors"] == 3.1
+    assert found["crossfade_gate_evidence", "c", "chat", "errors"] == 120.0
+    assert found["crossfade_gate_verdict", *sorted(("c", "chat", "errors", "FAIL"))] == 1
+
+
 def test_proxies_are_counted_as_they_come_and_go():
     metrics = Metrics()
     for event in (

@@ -11,22 +11,27 @@ from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.service.runtime.v3 import rtds_pb2
 
+from policies.lanes import TOTAL, Lane
 from policies.spec.policy import (
+    FULL_BP,
     Assignment,
+    Compare,
+    Cookie,
     DnsEndpoints,
     Fallback,
+    HeaderMatch,
     HealthCheck,
     Lease,
     Listener,
     Match,
     ProxiesPolicy,
+    Segment,
     Select,
     StaticEndpoints,
     TrafficSpec,
     Variant,
 )
 from policies.traffic import Arm, Traffic
-from policies.weights import TOTAL
 from xds_server.core.snapshot import Snapshot
 from xds_server.core.types import CDS, EDS, LDS, RDS, RTDS
 from xds_server.errors import BugError
@@ -54,7 +59,7 @@ def wish(rollout="chat", *, share_bp=0, shadow_bp=0, candidate=CANDIDATE, ttl_s=
         assignment=Assignment(sticky_header="x-user"),
         lease=Lease(ttl_s=ttl_s, required=required),
         stable=STABLE,
-        arms=(Arm(variant=candidate, share_bp=share_bp, shadow_bp=shadow_bp),) if candidate else (),
+        arms=(Arm(variant=candidate, share_bp=share_bp, shadow_bp=shadow_bp, reserve_bp=FULL_BP),) if candidate else (),
     )
     return replace(made, **more)
 
@@ -104,7 +109,7 @@ def test_a_mirror_share_is_leased_in_struct_form_and_zero_without_us():
 
 def test_a_proxy_without_our_layers_gets_the_shares_in_its_routes():
     found = rendered(wish(share_bp=1000, shadow_bp=2500), leased=False)
-    assert list(committed(found).values()) == [9006, 1001]
+    assert list(committed(found).values()) == [9007, 1000]
     [virtual] = routes(found).virtual_hosts
     action = virtual.routes[0].route
     assert action.weighted_clusters.runtime_key_prefix == "", "another's runtime keys must not act on it"
@@ -313,6 +318,111 @@ def test_salts_make_rollouts_independent_and_a_policy_may_share_one():
     none, own = Assignment(sticky_header="x"), Assignment(sticky_header="x", salt="s1")
     assert names.salted("ann", "chat", none) != names.salted("ann", "images", none)
     assert names.salted("ann", "chat", own) == names.salted("ann", "images", own)
+    layer = Assignment(sticky_header="x", layer="l1")
+    assert names.salted("ann", "chat", layer) == names.salted("ann", "images", layer) == "ann#l1"
+
+
+THIRD = Variant(name="third", version="m3", endpoints=StaticEndpoints(addresses=("127.0.0.1:8003",)))
+FOURTH = Variant(name="fourth", version="m4", endpoints=StaticEndpoints(addresses=("127.0.0.1:8004",)))
+
+
+def arms(*variants, share_bp=100, **more):
+    return tuple(Arm(variant=variant, share_bp=share_bp, reserve_bp=3000, **more) for variant in variants)
+
+
+def test_a_third_arm_needs_a_second_name_of_stable_that_is_stable():
+    given = wish(arms=arms(CANDIDATE, THIRD, FOURTH))
+    found = rendered(given)
+    alias = f"chat/2={STABLE.identity}"
+    routed = [names.composite_cluster("chat", variant) for variant in (CANDIDATE, THIRD, FOURTH)]
+    assert list(committed(found)) == [routed[0], f"chat/{STABLE.identity}", routed[1], alias, routed[2]]
+    assert list(committed(found).values()) == [0, TOTAL, 0, 0, 0]
+    assert set(found[CDS]) == set(owners([given]))
+    assert owners([given])[alias] == owners([given])[f"chat/{STABLE.identity}"]
+    cluster = parsed(found, CDS, cluster_pb2.Cluster)[alias]
+    assert cluster.cluster_type.typed_config.value.count(f"chat/{STABLE.identity}".encode()) == 2, "in both attempts"
+    assert found[CDS][alias].references == ((CDS, f"chat/{STABLE.identity}"),)
+
+
+def test_one_or_two_arms_alone_need_no_other_name_of_stable_and_a_lane_may():
+    for given in ((CANDIDATE,), (CANDIDATE, THIRD)):
+        assert not names.aliases(wish(arms=arms(*given)))
+    lane = Lane(start_bp=3000, width_bp=3000)
+    assert len(names.aliases(wish(arms=arms(CANDIDATE), lane=lane))) == 1
+    assert not names.aliases(wish(arms=(), lane=lane))
+
+
+def test_a_cookie_is_two_routes_that_hash_the_same_text():
+    cookie = Cookie(name="cf.id", ttl_s=3600.0)
+    [virtual] = routes(rendered(wish(share_bp=100, assignment=Assignment(cookie=cookie)))).virtual_hosts
+    known, new = virtual.routes
+    assert known.name == new.name == "chat"
+    [header] = known.match.headers
+    assert header.name == "cookie"
+    assert not new.match.headers
+    assert known.route.weighted_clusters == new.route.weighted_clusters
+    assert known.route.weighted_clusters.use_hash_policy.value
+    by_value, by_id = (route.route.hash_policy[0].header for route in (known, new))
+    assert by_value.regex_rewrite.pattern.regex == f"^{header.string_match.safe_regex.regex}$"
+    assert by_value.regex_rewrite.substitution == r"\1#chat"
+    assert (by_id.header_name, by_id.regex_rewrite.substitution) == ("x-request-id", "#chat")
+    assert not known.response_headers_to_add
+    [minted] = new.response_headers_to_add
+    assert minted.header.key == "set-cookie"
+    assert minted.header.value == "cf.id=%REQ(x-request-id)%; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"
+
+
+STAFF = Segment(name="staff", when=(HeaderMatch(name="x-staff", value="1"),), variant="candidate")
+
+
+@pytest.mark.parametrize(("pinned", "weights"), [(True, [0, TOTAL]), (False, [TOTAL, 0])])
+def test_a_segment_is_a_lease_of_all_or_nothing(pinned, weights):
+    asked = wish(assignment=Assignment(segments=(STAFF,)), arms=arms(CANDIDATE, share_bp=0, pinned=pinned))
+    found = rendered(asked)
+    [virtual] = routes(found).virtual_hosts
+    segment, drawn = virtual.routes
+    assert (segment.name, drawn.name) == ("chat#staff", "chat")
+    weighted = segment.route.weighted_clusters
+    assert [each.weight.value for each in weighted.clusters] == [TOTAL, 0]
+    assert [overlay(found)[f"{weighted.runtime_key_prefix}.{each.name}"] for each in weighted.clusters] == weights
+    assert not segment.route.request_mirror_policies
+    assert segment.route.retry_policy == drawn.route.retry_policy
+    assert (found[RTDS][layer_of("chat")].ttl_s is not None) is pinned
+    assert found[RDS] == rendered(replace(asked, arms=arms(CANDIDATE, share_bp=0)))[RDS], "being pinned changes no route"
+    [virtual] = routes(rendered(asked, leased=False)).virtual_hosts
+    assert [each.weight.value for each in virtual.routes[0].route.weighted_clusters.clusters] == weights
+    required = replace(asked, lease=replace(asked.lease, required=True))
+    [virtual] = routes(rendered(required, leased=False)).virtual_hosts
+    assert [each.weight.value for each in virtual.routes[0].route.weighted_clusters.clusters] == [TOTAL, 0]
+
+
+def test_segments_of_stable_and_of_an_arm_that_is_not_there_go_to_stable():
+    segments = (replace(STAFF, name="a", variant="stable"), replace(STAFF, name="b", variant="gone"))
+    for leased in (True, False):
+        [virtual] = routes(rendered(wish(assignment=Assignment(segments=segments), share_bp=100), leased=leased)).virtual_hosts
+        for route in virtual.routes[:2]:
+            assert [each.name for each in route.route.weighted_clusters.clusters] == [f"chat/{STABLE.identity}"]
+            assert not route.route.weighted_clusters.runtime_key_prefix
+
+
+def test_conditions_on_headers_are_those_of_the_match_and_of_the_segment_in_order():
+    conditions = tuple(HeaderMatch(name=f"x-{compare}", compare=compare, value="v") for compare in Compare)
+    asked = wish(match=(Match(headers=conditions),), assignment=Assignment(segments=(STAFF,)))
+    [virtual] = routes(rendered(asked)).virtual_hosts
+    segment, drawn = virtual.routes
+    assert [header.name for header in segment.match.headers] == [header.name for header in drawn.match.headers] + ["x-staff"]
+    found = {header.name: header for header in drawn.match.headers}
+    assert found["x-present"].present_match
+    assert found["x-regex"].string_match.safe_regex.regex == "v"
+    for compare in ("exact", "prefix", "suffix", "contains"):
+        assert getattr(found[f"x-{compare}"].string_match, compare) == "v"
+
+
+def test_more_conditions_come_before_longer_prefixes():
+    some = (HeaderMatch(name="x-beta", value="1"),)
+    wishes = [wish("plain", match=(Match(path_prefix="/v1/chat"),)), wish("beta", match=(Match(headers=some),))]
+    [virtual] = routes(rendered(*wishes)).virtual_hosts
+    assert [route.name for route in virtual.routes] == ["beta", "plain"]
 
 
 def test_layers_never_move():

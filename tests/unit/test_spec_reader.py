@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from policies.spec.reader import BYTES_MAX, DEPTH_MAX, DOCUMENTS_MAX, NODES_MAX, read
+from policies.spec.reader import BYTES_MAX, DEPTH_MAX, DIRECTIVES_MAX, DOCUMENTS_MAX, NODES_MAX, REPEATED_MAX, read
 
 
 def data(text):
@@ -46,6 +46,7 @@ def test_every_key_and_item_knows_its_place():
 
 
 def test_anchors_are_followed():
+    assert data("a: &x 1\nb: &y [*x]\nc: &x 2\nd: *y\ne: *x\n") == [{"a": 1, "b": [1], "c": 2, "d": [1], "e": 2}]
     assert data("a: &x {b: [1]}\nc: *x\nd: &y 5\ne: [*y, *y]\n") == [{"a": {"b": [1]}, "c": {"b": [1]}, "d": 5, "e": [5, 5]}]
 
 
@@ -57,7 +58,7 @@ def test_an_alias_to_itself_or_to_nothing_is_refused():
 def test_a_billion_laughs_are_refused():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    assert f"more than {NODES_MAX} values" in refused("\n".join(lines)).message
+    assert f"repeat more than {REPEATED_MAX} values" in refused("\n".join(lines)).message
 
 
 def test_deep_aliases_are_refused():
@@ -75,6 +76,10 @@ def test_deep_nesting_is_refused_where_it_goes_too_deep(text):
 def test_sizes_are_bounded():
     assert refused(b"a" * (BYTES_MAX + 1)).message == "the file has more than 1 MiB"
     assert f"more than {NODES_MAX} values" in refused("[" + "a," * NODES_MAX + "]").message
+    assert (
+        f"more than {REPEATED_MAX} values" in refused("---\n".join(["a: &a [" + "x," * 99 + "]\nb: [" + "*a," * 20 + "]\n"] * 120)).message
+    )
+    assert f"more than {DIRECTIVES_MAX} lines begin with %" in refused("%TAG !a! x\n" * 60_000 + "---\na").message
     assert f"more than {DOCUMENTS_MAX} documents" in refused("---\na\n" * (DOCUMENTS_MAX + 1)).message
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from policies.spec.checks import clash
 from policies.spec.loader import load
+from policies.spec.reader import read
 from tests.specs import PROXIES, rollout, text
 
 
@@ -127,3 +128,133 @@ def test_documents_that_have_nothing_in_common_do_not_clash():
 def test_no_group_at_all_is_told_how_to_add_one():
     (error,) = load({"f": text(rollout())}).errors
     assert (error.expected, error.hint) == ("", "add a document of kind: Proxies")
+
+
+def bundle(name="usual", *gates):
+    gates = gates or ({"name": "errors", "metric": "envoy/error_rate", "margin": {"absolute": "1%"}},)
+    return PROXIES | {"kind": "GateBundle", "metadata": {"name": name}, "spec": {"gates": list(gates)}}
+
+
+SLOW = {"name": "slow", "metric": "envoy/latency", "margin": {"relative": "5%"}}
+
+
+def test_a_rollout_takes_the_gates_of_a_bundle_in_their_place():
+    found, errors = told(a=[proxies(), rollout(gates=[SLOW, {"use": "usual"}])], b=[bundle()])
+    assert errors == []
+    assert [gate.name for gate in found.rollouts[0].gates] == ["slow", "errors"]
+    assert [gate.name for gate in found.bundles["usual"]] == ["errors"]
+    assert found.files["GateBundle", "usual"] == "b.yaml"
+
+
+def test_a_bundle_that_is_not_there_is_told_where_it_is_used():
+    uses = rollout(gates=[{"use": "usal"}])
+    (error,) = load({"a.yaml": text(proxies(), uses), "b.yaml": text(bundle())}).errors
+    assert (error.path, error.message) == ("spec.gates[0].use", "there is no GateBundle named 'usal'")
+    assert (error.expected, error.hint) == ("one of usual", "did you mean 'usual'?")
+    assert error.line == line([proxies(), uses], "use: usal")
+    assert load({"a.yaml": text(proxies(), uses)}).errors[0].hint == "add a document of kind: GateBundle"
+
+
+def test_a_broken_bundle_is_told_and_so_are_the_rollouts_that_use_it():
+    """So that the files of both keep what was good before, and not one of them."""
+    found, errors = told(
+        a=[proxies(), rollout("one", gates=[{"use": "usual"}])],
+        b=[bundle("usual", {"name": "x"})],
+        c=[rollout("two", traffic={"proxies": "edge", "listener": "public"})],
+    )
+    assert {file for file, _, _ in errors} == {"a.yaml", "b.yaml"}
+    assert ("a.yaml", "spec.gates[0].use", "GateBundle 'usual' cannot be used: it is broken (b.yaml)") in errors
+    assert [policy.name for policy in found.rollouts] == ["two"]
+
+
+def test_gates_of_a_bundle_have_names_of_their_own():
+    _, errors = told(
+        a=[proxies(), rollout(gates=[SLOW, {"use": "usual"}, {"use": "usual"}])], b=[bundle()], c=[bundle("twice", SLOW, SLOW)]
+    )
+    assert errors == [
+        ("a.yaml", "spec.gates[2].use", "two gates are called 'errors'"),
+        ("c.yaml", "spec.gates[1].name", "two gates are called 'slow'"),
+    ]
+
+
+def test_an_ab_may_be_decided_by_a_goal_of_a_bundle():
+    goal = {"name": "faster", "metric": "envoy/latency", "role": "goal", "better_by": {"relative": "5%"}}
+    steps = [{"ab": {"shares": {"candidate": "50%"}, "goal": "faster", "at_most": "7d"}}, {"promote": {}}]
+    found, errors = told(a=[proxies(), rollout(gates=[{"use": "usual"}], steps=steps)], b=[bundle("usual", goal)])
+    assert errors == []
+    assert found.rollouts[0].steps[0].goal == "faster"
+
+
+def in_layer(name, share, layer="web"):
+    traffic = {"proxies": "edge", "listener": "public", "match": [{"host": name}]}
+    steps = [{"canary": {"shares": ["1%", share]}}, {"promote": {}}]
+    return rollout(name, traffic=traffic, steps=steps, assignment={"sticky": {"header": "x-user"}, "layer": layer})
+
+
+def test_a_layer_has_room_for_all_its_users_once():
+    found, errors = told(a=[proxies(), in_layer("a", "60%"), in_layer("b", "40%"), in_layer("d", "60%", "other")])
+    assert errors == []
+    found, errors = told(a=[in_layer("b", "41%"), proxies()], b=[in_layer("a", "60%"), in_layer("c", "40%")])
+    assert errors == [("a.yaml", "spec.assignment.layer", "this rollout needs 41% of the users of layer 'web', and 40% are left")]
+    assert [policy.name for policy in found.rollouts] == ["a", "c"]
+
+
+def switched(name, arms, **assignment):
+    steps = [{"canary": {"shares": dict.fromkeys(arms, "5%")}}, {"switch": {"to": arms[-1]}}, {"promote": {"variant": arms[-1]}}]
+    variants = {"stable": {"version": "v1", "endpoints": {"static": ["10.0.0.1:80"]}}}
+    variants |= {arm: {"version": arm, "endpoints": {"static": ["10.0.0.2:80"]}} for arm in arms}
+    traffic = {"proxies": "edge", "listener": "public", "match": [{"host": name}]}
+    return rollout(name, traffic=traffic, variants=variants, steps=steps, assignment={"sticky": {"header": "x-user"}, "layer": "web"})
+
+
+def test_a_switch_needs_all_users_of_its_layer_and_says_so():
+    _, errors = told(a=[proxies(), switched("b", ["c", "d"])])
+    message = "the switch to d needs all users of layer 'web', and the other arms need 5% beside it"
+    assert errors == [("a.yaml", "spec.assignment.layer", message)]
+    _, errors = told(a=[proxies(), in_layer("a", "60%"), switched("b", ["c"])])
+    assert errors == [("a.yaml", "spec.assignment.layer", "the switch to c needs all users of layer 'web', and 40% are left")]
+    assert told(a=[proxies(), switched("b", ["c"])])[1] == []
+
+
+def test_the_rollouts_of_a_layer_know_users_by_one_cookie():
+    def by(name, sticky, layer="web"):
+        return in_layer(name, "5%", layer) | {"spec": in_layer(name, "5%")["spec"] | {"assignment": {"sticky": sticky, "layer": layer}}}
+
+    good = [by("a", {"cookie": "who"}), by("b", {"cookie": {"name": "who", "ttl": "1h"}}), by("c", {"header": "x-user"})]
+    found, errors = told(
+        a=[proxies(), *good, by("d", {"cookie": "other"}, "else"), by("e", {"cookie": {}}, "own"), by("f", {"cookie": {}}, "own")]
+    )
+    assert errors == []
+    found, errors = told(a=[by("z", {"cookie": {}}), proxies()], b=good)
+    message = "layer 'web' knows users by the cookie 'who' (rollout 'a'), not by 'crossfade-web'"
+    assert errors == [("a.yaml", "spec.assignment.sticky.cookie", message)]
+    assert [policy.name for policy in found.rollouts] == ["a", "b", "c"]
+
+
+def test_what_did_not_change_is_not_read_again_and_says_the_same(monkeypatch):
+    files = {
+        "edge.yaml": text(proxies()),
+        "one.yaml": text(
+            rollout("one", gates=[{"use": "usual"}], traffic={"proxies": "edge", "listener": "public", "match": [{"host": "one"}]})
+        ),
+        "two.yaml": text(rollout("two", steps=[{"canary": {"shares": ["5%"]}}])),
+        "usual.yaml": text(bundle()),
+        "bad.yaml": b"a: [",
+    }
+    before = load(files)
+    seen = []
+    monkeypatch.setattr("policies.spec.loader.read", lambda file, text: seen.append(file) or read(file, text))
+    assert load(files, before) == before
+    assert seen == []
+    changes = (
+        ("usual.yaml", text(bundle("usual", SLOW))),
+        ("two.yaml", b"kind: x"),
+        ("bad.yaml", b"b: ["),
+        ("edge.yaml", text(proxies("inner"))),
+    )
+    for file, content in changes:
+        edited = files | {file: content}
+        assert load(edited, before) == load(edited)
+    assert [gate.name for gate in load(files | dict(changes[:1]), before).rollouts[0].gates] == ["slow"]
+    fewer = {file: content for file, content in files.items() if file != "usual.yaml"}
+    assert load(fewer, before) == load(fewer)

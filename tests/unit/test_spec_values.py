@@ -83,17 +83,19 @@ spec:
                 runtime="vllm",
                 health=p.HealthCheck(path="/health"),
             ),
-            candidate=p.Variant(
-                name="candidate",
-                version="1.10",
-                endpoints=p.StaticEndpoints(addresses=("10.0.0.7:8000", "[fd00::7]:8000")),
-                health=p.HealthCheck(path="/ready", interval_s=0.25, timeout_s=2.0),
-                max_concurrency=64,
+            arms=(
+                p.Variant(
+                    name="candidate",
+                    version="1.10",
+                    endpoints=p.StaticEndpoints(addresses=("10.0.0.7:8000", "[fd00::7]:8000")),
+                    health=p.HealthCheck(path="/ready", interval_s=0.25, timeout_s=2.0),
+                    max_concurrency=64,
+                ),
             ),
             assignment=p.Assignment(sticky_header="x-user-id", salt="s1"),
             steps=(
-                p.ShadowStep(share_bp=1234, hold=p.Hold(for_s=600.0, samples=2000)),
-                p.CanaryStep(shares_bp=(1, 500, 10_000), hold=p.Hold(for_s=3600.0)),
+                p.ShadowStep(shares=(("candidate", 1234),), hold=p.Hold(for_s=600.0, samples=2000)),
+                p.CanaryStep(stages=tuple(((("candidate", share_bp),), p.Hold(for_s=3600.0)) for share_bp in (1, 500, 10_000))),
                 p.PromoteStep(keep_stable_for_s=86400.0),
             ),
             gates=(
@@ -117,7 +119,7 @@ def test_what_is_left_out_gets_the_defaults_of_the_values():
         name="chat",
         traffic=p.TrafficSpec(proxies="edge", listener="public"),
         stable=found.stable,
-        candidate=found.candidate,
+        arms=found.arms,
         steps=found.steps,
     )
     for part in ("traffic", "assignment", "when", "lease", "false_revert", "labels"):
@@ -140,7 +142,7 @@ def test_sticky_none_and_no_sticky_are_the_same():
 
 
 def test_a_rollout_without_candidate_needs_no_steps():
-    assert value(variants={"stable": variant()}, steps=None).candidate is None
+    assert value(variants={"stable": variant()}, steps=None).arms == ()
     assert fault(steps=[]).path == "spec.steps"
 
 
@@ -148,7 +150,8 @@ def test_a_rollout_without_candidate_needs_no_steps():
 def test_percentages_of_two_decimals_are_exact(share):
     """0.29 * 100 is 28.999999999999996 in floating point."""
     (step, *_) = value(steps=[{"canary": {"shares": [share], "hold": {"for": "1m"}}}]).steps
-    assert f"{step.shares_bp[0] // 100}.{step.shares_bp[0] % 100:02}" == f"{float(share[:-1]):.2f}"
+    ((((_, share_bp),), _),) = step.stages
+    assert f"{share_bp // 100}.{share_bp % 100:02}" == f"{float(share[:-1]):.2f}"
 
 
 @pytest.mark.parametrize("share", ["0%", "100.01%", "1000%", "0.001%", "-1%", "5", 5, 0.05, "5 percent", "%", "", ["5%"], {}, "5%\n", "٥%"])
@@ -323,7 +326,6 @@ CANARY = {"canary": {"shares": ["5%"], "hold": {"for": "1m"}}}
     [
         ([{"promote": {}}, CANARY], "spec.steps[0]"),
         ([CANARY, {"promote": {}}, {"promote": {}}], "spec.steps[1]"),
-        ([CANARY, {"shadow": {"share": "5%", "hold": {"for": "1m"}}}], "spec.steps[1]"),
         ([CANARY, CANARY], "spec.steps[1].canary.shares[0]"),
         ([{"canary": {"shares": ["5%", "5%"]}}], "spec.steps[0].canary.shares[1]"),
         ([{"canary": {"shares": ["50%", "5%"]}}], "spec.steps[0].canary.shares[1]"),
@@ -345,23 +347,6 @@ def test_gate_names_and_matches_stand_once():
     assert fault(traffic={"proxies": "edge", "listener": "public", "match": [{"host": "a"}, {"host": "A"}]}).path == "spec.traffic.match[1]"
 
 
-def warnings(**spec):
-    found = loaded(rollout(**spec))
-    assert not found.errors
-    return [warning.path for warning in found.warnings]
-
-
-def test_what_is_probably_not_meant_is_a_warning_and_no_error():
-    assert warnings() == []
-    assert warnings(gates=None) == ["spec.gates"]
-    assert warnings(gates=[{"name": "g", "metric": "envoy/latency", "role": "signal", "margin": {"relative": "5%"}}]) == ["spec.gates"]
-    assert warnings(steps=[CANARY]) == ["spec.steps"]
-    assert warnings(steps=[{"canary": {"shares": ["100%"], "hold": {"for": "1m"}}}, {"promote": {}}]) == ["spec.steps[0]"]
-    assert warnings(steps=[{"canary": {"shares": ["5%"]}}, {"promote": {}}]) == ["spec.steps[0].canary"]
-    assert warnings(when={"stuck": {"after": "5m", "then": "revert"}}) == ["spec.steps[0].canary.hold"]
-    assert warnings(variants={"stable": variant(), "candidate": variant("v2")}) == ["spec.variants.candidate.endpoints"]
-
-
 @pytest.mark.parametrize(
     ("key", "written"), [("interval", "99ms"), ("timeout", "9ms"), ("path", "health"), ("path", "/a b"), ("path", "/é")]
 )
@@ -370,7 +355,7 @@ def test_health_checks_are_bounded(key, written):
     assert error.path == f"spec.variants.stable.health.{key}"
 
 
-@pytest.mark.parametrize("key", ["no_data", "stuck"])
+@pytest.mark.parametrize("key", ["no_data", "source_error", "stuck"])
 def test_nothing_happens_by_itself_within_a_second(key):
     assert fault(when={key: {"after": "999ms", "then": "hold"}}).path == f"spec.when.{key}.after"
 

@@ -62,7 +62,7 @@ async def test_a_killed_server_goes_on_with_the_trial_and_not_without_it(tmp_pat
         first.connect()
         await until(lambda: first.having(V1) == PROXIES)
         write(tmp_path, V2)
-        await first.server.take_policies(await first.server.directory.read())
+        await first.server.take_policies(await first.server.source.read())
         await until(lambda: first.having(V2) == 1)
         assert first.server.conductor.kept[STEADY] != b""
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from policies.lanes import Lane
 from policies.spec.policy import Listener, TrafficSpec
 from policies.traffic import Arm
 from tests.edge import DOCUMENT, V1, V2, V3, Edge, wish
@@ -96,6 +97,29 @@ def test_shares_of_the_rollout_on_trial_itself_do_not_wait(edge):
     edge.look()
     edge.publish(wish(publication=5, arm=V2, share_bp=0, where=longer))
     assert edge.shares(wish()) == dict.fromkeys(ALL, 0)
+
+
+def test_reserves_and_segments_go_with_the_shares_and_need_no_trial(edge):
+    edge.publish(wish(publication=2, arm=V2))
+    edge.finish()
+    assert not edge.world.leases()
+    asked = wish(publication=3, arm=V2)
+    edge.publish(replace(asked, arms=(Arm(variant=V2, reserve_bp=2000, pinned=True),)))
+    assert not edge.world.trying
+    assert edge.world.leases(), "being pinned is a lease too"
+    edge.publish(replace(asked, publication=4, arms=(Arm(variant=V2, share_bp=1000, reserve_bp=2000),)))
+    assert edge.shares(asked) == dict.fromkeys(ALL, 1000)
+
+
+def test_shares_that_do_not_fit_the_lane_that_proxies_have_wait_for_the_new_one(edge):
+    narrow, wide = Lane(start_bp=0, width_bp=1000), Lane(start_bp=0, width_bp=5000)
+    edge.publish(replace(wish(publication=2, arm=V2, lane=narrow), arms=(Arm(variant=V2, reserve_bp=1000),)))
+    edge.finish()
+    asked = replace(wish(publication=3, arm=V2, lane=wide), arms=(Arm(variant=V2, share_bp=3000, reserve_bp=5000),))
+    edge.publish(asked)
+    assert edge.shares(asked) == dict.fromkeys(ALL, 0)
+    edge.finish()
+    assert edge.shares(asked) == dict.fromkeys(ALL, 3002)
 
 
 def test_a_promotion_on_trial_leaves_everybody_else_the_share_they_have(edge):

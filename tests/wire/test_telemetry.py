@@ -9,15 +9,15 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsRespo
 
 from tests.rig import until
 from xds_server.adapters.grpc_transport import GrpcTransport
-from xds_server.services.telemetry import telemetry_methods
+from xds_server.services.telemetry import OpenLogs, telemetry_methods
 
 LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 REPORTS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
 
 
 @asynccontextmanager
-async def serving(take_log, take_report=lambda _: None):
-    transport = GrpcTransport(telemetry_methods(access_log=take_log, load_report=take_report))
+async def serving(take_log, take_report=lambda _: None, logs=None):
+    transport = GrpcTransport(telemetry_methods(access_log=take_log, load_report=take_report, logs=logs))
     port = await transport.serve("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
@@ -62,3 +62,28 @@ async def test_garbage_ends_its_stream_and_no_other():
         await good.write(b"")
         await until(lambda: seen == [b""])
         good.cancel()
+
+
+async def test_it_is_known_which_proxies_log_for_as_long_as_they_do():
+    logs = OpenLogs()
+    async with serving(lambda _: None, logs=logs) as channel:
+        first = StreamAccessLogsMessage(identifier={"node": {"id": "edge-1"}, "log_name": "crossfade"}).SerializeToString()
+        calls = [channel.stream_unary(LOGS)() for _ in range(2)]
+        for call in calls:
+            await call.write(first)
+            await call.write(StreamAccessLogsMessage().SerializeToString())
+        await until(lambda: "edge-1" in logs)
+        assert "edge-2" not in logs
+        calls[0].cancel()
+        calls[1].cancel()
+        await until(lambda: "edge-1" not in logs)
+
+
+async def test_a_stream_that_says_nothing_readable_leaves_no_name_behind():
+    logs = OpenLogs()
+    async with serving(StreamAccessLogsMessage.FromString, logs=logs) as channel:
+        call = channel.stream_unary(LOGS)()
+        await call.write(b"\xff\xff")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+        assert not logs._streams

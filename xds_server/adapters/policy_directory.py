@@ -21,12 +21,29 @@ BYTES_MAX = 64 * 1024 * 1024
 FILE_BYTES_MAX = 1024 * 1024 + 1
 INTERVAL_S = 0.5
 
+ENDINGS = (".yaml", ".yml", ".jsonl", ".json")
+"""Policy documents, and the files they may name: requests of a probe, schemas."""
+
 Signature = tuple[tuple[str, int, int, int], ...]
 """(name, time of change [ns], size [bytes], inode) of every file."""
 
 
+def is_policy_file(name: str) -> bool:
+    """Whether a file (named from the policies' root) is handed on: nothing hidden is."""
+    return name.endswith(ENDINGS) and not any(part.startswith(".") for part in name.split("/"))
+
+
+def digest(texts: Mapping[str, bytes]) -> bytes:
+    """The same for the same names and contents."""
+    found = hashlib.sha256()
+    for name, text in sorted(texts.items()):
+        encoded = os.fsencode(name)
+        found.update(f"{len(encoded)} {len(text)} ".encode() + encoded + text)
+    return found.digest()
+
+
 class PolicyDirectory:
-    """All *.yaml and *.yml files below a directory; hidden ones and linked folders are left out, linked files are read.
+    """All policy files and their companions below a directory; hidden ones and linked folders are left out, linked files are read.
 
     Args:
         path: The directory.
@@ -35,7 +52,10 @@ class PolicyDirectory:
 
     Attributes:
         failures: Looks that failed so far.
+        revision: Always "": a directory has no commits.
     """
+
+    revision = ""
 
     def __init__(
         self, path: str | os.PathLike[str], *, interval_s: float = INTERVAL_S, on_error: Callable[[str], None] = lambda _: None
@@ -48,10 +68,13 @@ class PolicyDirectory:
         self._failing = False
         self.failures = 0
 
+    def nudge(self) -> None:
+        """Nothing to do: a look is never far away."""
+
     async def read(self) -> dict[str, bytes]:
         """The files by relative name, in order. Raises: SourceError: If something cannot be read."""
         signature, texts = await asyncio.to_thread(self._read)
-        self._handed, self._content = signature, _digest(texts)
+        self._handed, self._content = signature, digest(texts)
         return texts
 
     async def changes(self) -> AsyncIterator[dict[str, bytes]]:
@@ -81,7 +104,7 @@ class PolicyDirectory:
         signature, texts = await asyncio.to_thread(self._read)
         if signature != now:
             return None
-        content = _digest(texts)
+        content = digest(texts)
         same = self._handed is not None and content == self._content
         self._handed, self._content = signature, content
         return None if same else texts
@@ -102,7 +125,7 @@ class PolicyDirectory:
             for folder, folders, files in os.walk(self._path, onerror=_raise):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in files:
-                    if name.startswith(".") or not name.endswith((".yaml", ".yml")):
+                    if not is_policy_file(name):
                         continue
                     path = Path(folder) / name
                     seen = _stat(path)
@@ -143,14 +166,6 @@ def _text(path: Path) -> bytes:
             return file.read(FILE_BYTES_MAX)
     except OSError as error:
         raise _source_error(path, error) from error
-
-
-def _digest(texts: Mapping[str, bytes]) -> bytes:
-    digest = hashlib.sha256()
-    for name, text in sorted(texts.items()):
-        encoded = os.fsencode(name)
-        digest.update(f"{len(encoded)} {len(text)} ".encode() + encoded + text)
-    return digest.digest()
 
 
 def _source_error(path: Path, error: OSError) -> SourceError:

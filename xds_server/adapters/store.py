@@ -20,6 +20,10 @@ Save = tuple[str, bytes, int | None]
 """(name, state, expected revision); None = must not exist yet."""
 
 
+Commit = tuple[str, bytes, int | None, Sequence[Record]]
+"""(name, state, expected revision, records of how it came about)."""
+
+
 class Conflict(StoreError):  # noqa: N818 - the outcome of a compare-and-set, named as such
     """Somebody else saved first: nothing was written. Read again and decide again.
 
@@ -52,6 +56,10 @@ class Store(Protocol):
 
         Beyond `RECORDS_MAX` records of a name the oldest are forgotten.
         """
+        ...
+
+    async def commit_many(self, batch: Sequence[Commit]) -> list[int]:
+        """`commit` of several in one transaction, all or none; returns the new revisions in order."""
         ...
 
     async def records(self, name: str, last: int) -> list[Record]:

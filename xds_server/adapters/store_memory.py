@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from xds_server.adapters.store import RECORDS_MAX, Conflict, Record, Save, Stored
+from xds_server.adapters.store import RECORDS_MAX, Commit, Conflict, Record, Save, Stored
 
 
 class MemoryStore:
@@ -24,6 +24,11 @@ class MemoryStore:
         kept.extend(records)
         del kept[:-RECORDS_MAX]
         return self._put(name, state)
+
+    async def commit_many(self, batch: Sequence[Commit]) -> list[int]:
+        for name, _, expected, _ in batch:
+            self._expect(name, expected)
+        return [await self.commit(name, state, expected=expected, records=records) for name, state, expected, records in batch]
 
     async def records(self, name: str, last: int) -> list[Record]:
         return self._records.get(name, [])[-last:] if last > 0 else []

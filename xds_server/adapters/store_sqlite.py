@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from xds_server.adapters.store import RECORDS_MAX, Conflict, Record, Save, Stored
+from xds_server.adapters.store import RECORDS_MAX, Commit, Conflict, Record, Save, Stored
 from xds_server.errors import PermanentStoreError, StoreError, TemporaryStoreError
 
 VERSION = 1
@@ -59,14 +59,12 @@ class SqliteStore:
         return await self._run(work)
 
     async def commit(self, name: str, state: bytes, *, expected: int | None, records: Sequence[tuple[bytes, float]]) -> int:
-        def work(db: sqlite3.Connection) -> int:
+        return (await self.commit_many([(name, state, expected, records)]))[0]
+
+    async def commit_many(self, batch: Sequence[Commit]) -> list[int]:
+        def work(db: sqlite3.Connection) -> list[int]:
             with db:
-                revision = _save(db, name, state, expected)
-                db.executemany("INSERT INTO records (name, at, record) VALUES (?, ?, ?)", [(name, at, record) for record, at in records])
-                if records:
-                    oldest = "SELECT id FROM records WHERE name = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
-                    db.execute(f"DELETE FROM records WHERE name = ? AND id <= ({oldest})", (name, name, RECORDS_MAX))  # noqa: S608 - only our own text
-                return revision
+                return [_commit(db, *row) for row in batch]
 
         return await self._run(work)
 
@@ -141,6 +139,15 @@ def _save(db: sqlite3.Connection, name: str, state: bytes, expected: int | None)
     if cursor.rowcount != 1:
         raise Conflict(f"{name}: expected revision {expected}")
     return (expected or 0) + 1
+
+
+def _commit(db: sqlite3.Connection, name: str, state: bytes, expected: int | None, records: Sequence[Record]) -> int:
+    revision = _save(db, name, state, expected)
+    db.executemany("INSERT INTO records (name, at, record) VALUES (?, ?, ?)", [(name, at, record) for record, at in records])
+    if records:
+        oldest = "SELECT id FROM records WHERE name = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+        db.execute(f"DELETE FROM records WHERE name = ? AND id <= ({oldest})", (name, name, RECORDS_MAX))  # noqa: S608 - only our own text
+    return revision
 
 
 async def open_sqlite(path: str) -> SqliteStore:

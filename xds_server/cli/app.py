@@ -18,24 +18,28 @@ COMMANDS: Final[dict[str, str]] = {
     "schema": "files",
     "render": "files",
     "bootstrap": "files",
+    "diff": "files",
     "status": "status",
     "why": "look",
     "history": "look",
     "proxies": "look",
-    "abort": "act",
+    "assign": "assign",
+    "start": "act",
+    "advance": "act",
     "promote": "act",
+    "abort": "act",
     "pause": "act",
     "resume": "act",
+    "retry": "act",
+    "approve": "act",
+    "rollback": "act",
+    "freeze": "act",
+    "unfreeze": "act",
     "demo": "play",
 }
 """Verb -> module of this package that has a command of that name, in the order of the help text."""
 
-LATER: Final = frozenset(
-    {
-        *("diff", "start", "advance", "retry", "approve", "rollback", "freeze", "unfreeze", "inspect", "assign", "plan", "test", "record"),
-        *("pairs", "vote", "config"),
-    }
-)
+LATER: Final = frozenset({"inspect", "plan", "test", "record", "pairs", "vote", "config"})
 """Verbs that are promised and not there yet."""
 
 

@@ -1,6 +1,7 @@
-"""The verbs that need no running server: `validate`, `schema`, `render`, `bootstrap`."""
+"""The verbs that are about files: `validate`, `schema`, `render`, `bootstrap`, `diff`; only the last needs a running server."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -9,15 +10,18 @@ from xds_server.cli import exits, write
 from xds_server.cli.client import Client
 from xds_server.cli.exits import CliError
 from xds_server.cli.options import Share, globals_of, no_color, output, server
-from xds_server.cli.policy_files import good, read
+from xds_server.cli.policy_files import directory, good, is_document, read
 from xds_server.config import ConfigError, address
 from xds_server.services.control import JsonObject
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policies.lanes import Lane
     from policies.spec.policy import RolloutPolicy
     from policies.traffic import Traffic
 
-KINDS: Final = ("Rollout", "Proxies")
+KINDS: Final = ("Rollout", "Proxies", "GateBundle")
 ADMIN_PORT: Final = 9901
 
 
@@ -32,7 +36,7 @@ def validate(context: click.Context, *, paths: tuple[str, ...], form: str) -> No
     Exits 0 when there is none, 1 else. PATH is a file, a directory (searched for *.yaml and *.yml) or - for stdin. The files are judged together: a rollout's Proxies must be among
     them.
     """
-    from policies.spec.loader import load  # noqa: PLC0415 - loaded when used
+    from xds_server.adapters.policy_files import load  # noqa: PLC0415 - loaded when used
     from xds_server.cli.picture import faults  # noqa: PLC0415 - loaded when used
     from xds_server.cli.policy_files import as_json  # noqa: PLC0415 - loaded when used
 
@@ -46,8 +50,10 @@ def validate(context: click.Context, *, paths: tuple[str, ...], form: str) -> No
     if form == "table":
         for line in faults([as_json(warning) for warning in loaded.warnings]):
             click.echo(f"warning: {line}" if not line.startswith(" ") else line, err=True)
-        files = f"{len(texts)} file{'' if len(texts) == 1 else 's'}"
-        found = f"{len(loaded.rollouts)} Rollout, {len(loaded.proxies)} Proxies"
+        count = sum(is_document(name) or name in {"<stdin>", *paths} for name in texts)
+        files = f"{count} file{'' if count == 1 else 's'}"
+        counts = zip(KINDS, (loaded.rollouts, loaded.proxies, loaded.bundles), strict=True)
+        found = ", ".join(f"{len(documents)} {kind}" for kind, documents in counts if documents or kind != "GateBundle")
         click.echo(f"{len(errors)} error{'' if len(errors) == 1 else 's'} in {files}" if errors else f"{files} good: {found}", err=True)
     context.exit(exits.NO if errors else exits.DONE)
 
@@ -94,7 +100,8 @@ def render(
     if rollout is not None and not chosen:
         names = ", ".join(policy.name for policy in loaded.rollouts) or "none"
         raise CliError(f"there is no rollout {rollout!r} in {path}", hint=f"there are: {names}", code=exits.USAGE)
-    wishes = [_wish(policy, step, dict(shares)) for policy in chosen]
+    lanes = _lanes(loaded.rollouts)
+    wishes = [_wish(policy, step, dict(shares), lanes[policy.name]) for policy in chosen]
     document: JsonObject = {}
     for group in loaded.proxies:
         mine = [wish for wish in wishes if wish.where.proxies == group.name]
@@ -103,25 +110,45 @@ def render(
     write.document(document, form)
 
 
-def _wish(policy: "RolloutPolicy", step: int | None, shares: dict[str, int]) -> "Traffic":
+def _lanes(policies: "Sequence[RolloutPolicy]") -> "dict[str, Lane]":
+    """Which users each rollout draws from, as on a server that starts with these files."""
+    from policies.lanes import WHOLE, allocate  # noqa: PLC0415 - loaded when used
+    from policies.steps import reserves  # noqa: PLC0415 - loaded when used
+
+    lanes = {policy.name: WHOLE for policy in policies}
+    for layer in {policy.assignment.layer for policy in policies} - {""}:
+        wanted = {policy.name: sum(reserves(policy).values()) for policy in policies if policy.assignment.layer == layer}
+        lanes |= allocate(wanted, {})
+    return lanes
+
+
+def _wish(policy: "RolloutPolicy", step: int | None, shares: dict[str, int], lane: "Lane") -> "Traffic":
     """What the proxies would be asked for."""
-    from policies.steps import stages  # noqa: PLC0415 - loaded when used
+    from policies.lanes import WHOLE  # noqa: PLC0415 - loaded when used
+    from policies.spec.policy import FULL_BP  # noqa: PLC0415 - loaded when used
+    from policies.steps import reserves, stages  # noqa: PLC0415 - loaded when used
     from policies.traffic import Arm, Traffic  # noqa: PLC0415 - loaded when used
 
-    candidate = policy.candidate
-    known = {candidate.name} if candidate is not None else set()
+    known = {arm.name for arm in policy.arms}
     if unknown := sorted(shares.keys() - known):
         hint = f"there is: {', '.join(sorted(known))}" if known else "the rollout has no candidate"
         raise CliError(
             f"{policy.name} has no variant {unknown[0]!r} that can be given a share", where="--shares", hint=hint, code=exits.USAGE
         )
-    share_bp = shares.get(candidate.name, 0) if candidate is not None else 0
-    shadow_bp = 0
+    if sum(shares.values()) > FULL_BP:
+        raise CliError("the shares are more than 100 % together", where="--shares", hint="leave something for stable", code=exits.USAGE)
+    shadows: dict[str, int] = {}
+    users = bool(shares)
     if step is not None:
         flat = stages(policy)
         if step > len(flat):
             raise CliError(f"{policy.name} has {len(flat)} steps, not {step}", where="--step", code=exits.USAGE)
-        share_bp, shadow_bp = flat[step - 1].share_bp, flat[step - 1].shadow_bp
+        at = flat[step - 1]
+        shares, shadows, users = dict(at.shares), dict(at.shadows), at.users
+    homes = reserves(policy)
+    if any(share > homes.get(name, 0) for name, share in shares.items()):
+        homes, lane = shares, WHOLE
+    named = {segment.variant for segment in policy.assignment.segments}
     return Traffic(
         rollout=policy.name,
         publication=1,
@@ -130,7 +157,17 @@ def _wish(policy: "RolloutPolicy", step: int | None, shares: dict[str, int]) -> 
         assignment=policy.assignment,
         lease=policy.lease,
         stable=policy.stable,
-        arms=() if candidate is None else (Arm(variant=candidate, share_bp=share_bp, shadow_bp=shadow_bp),),
+        lane=lane,
+        arms=tuple(
+            Arm(
+                variant=arm,
+                share_bp=shares.get(arm.name, 0),
+                shadow_bp=shadows.get(arm.name, 0),
+                reserve_bp=homes.get(arm.name, 0),
+                pinned=users and arm.name in named,
+            )
+            for arm in policy.arms
+        ),
     )
 
 
@@ -173,3 +210,54 @@ def _groups_of_server(url: str) -> dict[str, JsonObject]:
     with Client(url) as client:
         groups = write.items(client.get("/v1/proxies").get("groups"))
     return {write.text(group.get("name")): write.part(group, "select") for group in groups}
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@output
+@server
+@no_color
+@click.pass_context
+def diff(context: click.Context, *, paths: tuple[str, ...], form: str) -> None:
+    """Tell what applying policy files would change.
+
+    On the running server. Exits 0 when nothing would change, 1 when something would. One directory is taken for all there will be: documents
+    that are not in it would be gone. Single files are compared with the documents of the same names.
+    """
+    whole = len(paths) == 1 and Path(paths[0]).is_dir()
+    good(paths, code=exits.USAGE)
+    texts = directory(paths[0]) if whole else {_document_name(name): text for name, text in read(paths).items()}
+    files: JsonObject = {name: text.decode("utf-8", "replace") for name, text in texts.items()}
+    with Client(globals_of(context).address) as client:
+        answer = client.post("/v1/policies:diff", {"files": files, "whole": whole})
+    changes, errors = write.items(answer.get("changes")), write.items(answer.get("errors"))
+    changed = [row for row in changes if row.get("effect") != "unchanged"]
+    if form != "table":
+        write.document({"changes": list(changes), "errors": list(errors)}, form)
+    else:
+        for line in difference(changed):
+            click.echo(line)
+        for error in errors:
+            place = f"{write.text(error.get('file'))}:{write.text(error.get('line'))}"
+            click.echo(write.clean(f"not taken over: {place}: {write.text(error.get('message'))}"), err=True)
+    click.echo(f"{len(changed)} of {len(changes)} documents would change", err=True)
+    context.exit(exits.NO if changed or errors else exits.DONE)
+
+
+def _document_name(name: str) -> str:
+    """Standard input has no file name, and without one it is no policy file."""
+    return "stdin.yaml" if name == "<stdin>" else name
+
+
+def difference(changes: list[JsonObject]) -> list[str]:
+    """One line for each document that changes, and one below it for each value."""
+    told: list[str] = []
+    names = [f"{write.text(each.get('kind'))} {write.text(each.get('name'))}" for each in changes]
+    width = max(map(len, names), default=0)
+    for each, name in zip(changes, names, strict=True):
+        words = write.text(each.get("words"), "")
+        told.append(write.clean(f"{name:<{width}}  {write.text(each.get('effect'))}{': ' if words else ''}{words}"))
+        for field in write.items(each.get("fields")):
+            old, new = write.text(field.get("old"), "(none)"), write.text(field.get("new"), "(none)")
+            told.append(write.clean(f"    {write.text(field.get('path'))}: {old} -> {new}"))
+    return told

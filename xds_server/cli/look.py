@@ -48,6 +48,9 @@ def _told(record: JsonObject) -> list[str]:
         f"{clock(record.get('at'))}  {text(record.get('decision'))}{where}, by {clean(text(record.get('actor')))}",
         f"  {clean(text(record.get('because')))}",
     ]
+    shares = write.part(record, "shares")
+    if len(shares) > 1:
+        lines.append("  shares: " + ", ".join(f"{clean(arm)} {percent(share)}" for arm, share in shares.items()))
     facts = write.part(record, "facts")
     width = max(map(len, facts), default=0)
     return lines + [f"    {clean(name).ljust(width)}  {clean(text(value))}" for name, value in facts.items()]
@@ -73,13 +76,21 @@ def history(context: click.Context, rollout: str, last: int, form: str) -> None:
             text(record.get("generation")),
             text(record.get("decision")),
             text(record.get("step")),
-            percent(record.get("share")),
+            _shares(record),
             text(record.get("actor")),
             text(record.get("because")),
         )
         for record in records
     ]
     click.echo("\n".join(write.columns(head, rows)))
+
+
+def _shares(record: JsonObject) -> str:
+    """The arms' share, each with its name where there are several."""
+    shares = {arm: share for arm, share in write.part(record, "shares").items() if number(share)}
+    if len(shares) < 2:
+        return percent(record.get("share"))
+    return " ".join(f"{arm} {percent(share)}" for arm, share in shares.items())
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """A rollout's status as a picture: said once (`Picture`), drawn as aligned text when piped and as a framed table on a terminal."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xds_server.cli import write
@@ -23,29 +23,68 @@ class Picture:
     phase: str
     versions: str
     rows: tuple[tuple[str, str], ...]
-    gates: tuple[tuple[str, ...], ...] = field(default=())
+    gate_head: tuple[str, ...] = GATE_HEAD
+    gates: tuple[tuple[str, ...], ...] = ()
 
 
 def picture(status: JsonObject) -> Picture:
     """Reads a rollout of `GET /v1/rollouts`; what an older server leaves out is a dash."""
     variants = items(status.get("variants"))
     stable = clean(text(part(status, "stable").get("version")))
-    versions = " -> ".join([stable, *(clean(text(variant.get("version"))) for variant in variants)])
     rows = [("traffic", _traffic(status, variants))]
     if isinstance(status.get("step"), dict):
         rows.append(("step", _step(part(status, "step"))))
-    rows += [(text(variant.get("name")), f"{text(variant.get('ready'))} of {text(variant.get('pods'))} pods ready") for variant in variants]
+    rows += [(clean(text(variant.get("name"))), _arm(variant, several=len(variants) > 1)) for variant in variants]
+    if status.get("winner"):
+        rows.append(("winner", clean(text(status.get("winner")))))
+    rows += [("frozen", _freeze(each)) for each in items(status.get("freezes"))]
     lease = part(status, "lease")
     rows.append(("lease", f"{figure(lease.get('ttl_s'))} s, {'held' if lease.get('held') else 'not held'}"))
     rows.append(("proxies", _proxies(part(status, "proxies"))))
+    if policy := _policy(part(status, "policy")):
+        rows.append(("policy", policy))
     rows.append(("because", clean(text(status.get("because")))))
+    gates = items(status.get("gates"))
+    named = len({text(gate.get("variant")) for gate in gates}) > 1
     return Picture(
         name=clean(text(status.get("name"))),
         phase=clean(text(status.get("phase"))),
-        versions=versions,
+        versions=_versions(stable, variants),
         rows=tuple(rows),
-        gates=tuple(_gate(gate) for gate in items(status.get("gates"))),
+        gate_head=("VARIANT", *GATE_HEAD) if named else GATE_HEAD,
+        gates=tuple((clean(text(gate.get("variant"))), *_gate(gate)) if named else _gate(gate) for gate in gates),
     )
+
+
+def _versions(stable: str, variants: Sequence[JsonObject]) -> str:
+    """Such as `v1 -> v2`, or `v1 -> b: v2, c: v3`."""
+    if not variants:
+        return stable
+    versions = [clean(text(variant.get("version"))) for variant in variants]
+    if len(variants) > 1:
+        versions = [f"{clean(text(variant.get('name')))}: {version}" for variant, version in zip(variants, versions, strict=True)]
+    return f"{stable} -> {', '.join(versions)}"
+
+
+def _arm(variant: JsonObject, *, several: bool) -> str:
+    """Its pods, what they can carry if that is not everything, and why it was taken out."""
+    words = f"{clean(text(variant.get('version')))}, " if several else ""
+    words += f"{text(variant.get('ready'))} of {text(variant.get('pods'))} pods ready"
+    capacity = number(variant.get("capacity_share"))
+    if capacity is not None and capacity < 1.0 and number(variant.get("ready")):
+        words += f", enough for {percent(capacity)}"
+    return words + (f"; out: {clean(text(variant.get('out')))}" if variant.get("out") else "")
+
+
+def _freeze(freeze: JsonObject) -> str:
+    source, words = clean(text(freeze.get("source"))), clean(text(freeze.get("words"), ""))
+    return words or f"by {source}"
+
+
+def _policy(policy: JsonObject) -> str:
+    """Such as `chat.yaml at 3f9a51c2d0ab of file:///repo#main`; without commits the file alone."""
+    file, commit, source = (clean(text(policy.get(key), "")) for key in ("file", "commit", "source"))
+    return f"{file} at {commit[:12]} of {source}" if file and commit else file
 
 
 def _traffic(status: JsonObject, variants: Sequence[JsonObject]) -> str:
@@ -53,8 +92,10 @@ def _traffic(status: JsonObject, variants: Sequence[JsonObject]) -> str:
     shares = [number(variant.get("share")) or 0.0 for variant in variants]
     words = [f"stable {percent(max(0.0, 1.0 - sum(shares)))}"]
     for variant in variants:
+        if variant.get("out"):
+            continue
         shadow = f" and a copy of {percent(variant.get('shadow_share'))}" if number(variant.get("shadow_share")) else ""
-        words.append(f"{text(variant.get('name'))} {percent(variant.get('share'))}{shadow}")
+        words.append(f"{clean(text(variant.get('name')))} {percent(variant.get('share'))}{shadow}")
     parts = ", ".join(f"{name} {figure_whole(weight)}" for name, weight in weights.items() if name != "total")
     return ", ".join(words) + (f"  (weights {parts} of {figure_whole(weights.get('total'))})" if parts else "")
 
@@ -71,24 +112,43 @@ def _step(step: JsonObject) -> str:
     return f"{text(step.get('label'))} ({place} of {text(step.get('of'))}) since {clock(step.get('since'))} UTC; waits for {missing}"
 
 
+_WAITING: dict[str, str] = {
+    "time": "time ({have} of {need} s)",
+    "samples": "samples{whose} ({have} of {need})",
+    "ack": "ACKs ({have} of {need} proxies){said}",
+    "pods": "a ready pod{whose}{said}",
+    "capacity": "pods{whose}: they carry {carried} of {due}",
+    "probe": "the probe{whose} ({have} of {need} answers good)",
+    "gate": "gate {what}{whose}",
+    "goal": "goal {what}{whose}",
+    "winner": "a winner by {what} ({have} of {need} s)",
+    "approval": "`crossfade approve`{said} ({have} of {need} s)",
+    "resume": "`crossfade resume`",
+    "unfreeze": "the end of the freeze",
+    "edit": "an edit of the policy: the step is no longer in it",
+    "lane": "room in layer {what}",
+}
+"""What a step waits for, by kind."""
+
+
 def _waiting(item: JsonObject) -> str:
-    kind, what = text(item.get("kind")), clean(text(item.get("what"), ""))
-    have, need = figure_whole(item.get("have")), figure_whole(item.get("need"))
-    match kind:
-        case "time":
-            return f"time ({have} of {need} s)"
-        case "samples":
-            return f"samples ({have} of {need})"
-        case "ack":
-            return f"ACKs ({have} of {need} proxies)" + (f": {what}" if what else "")
-        case "pods":
-            return "a ready pod" + (f" ({what})" if what else "")
-        case "gate":
-            return f"gate {what}"
-        case "resume":
-            return "`crossfade resume`"
-        case _:
-            return kind + (f" {what}" if what else "")
+    kind, what, variant = (clean(text(item.get(key), "")) for key in ("kind", "what", "variant"))
+    return _WAITING.get(kind, "{kind}{whose}{said}").format(
+        kind=kind or "-",
+        what=what,
+        said=f" ({what})" if what else "",
+        whose=f" of {variant}" if variant else "",
+        have=figure_whole(item.get("have")),
+        need=figure_whole(item.get("need")),
+        carried=_hundredths(item.get("have")),
+        due=_hundredths(item.get("need")),
+    )
+
+
+def _hundredths(value: Json) -> str:
+    """Hundredths of a per cent."""
+    amount = number(value)
+    return percent(None if amount is None else amount / 10_000)
 
 
 def _proxies(proxies: JsonObject) -> str:
@@ -145,7 +205,7 @@ def _plain(shown: Picture) -> Iterator[str]:
     for label, words in shown.rows[:-1]:
         yield f"  {label.ljust(width)}  {words}"
     if shown.gates:
-        yield from write.columns(GATE_HEAD, shown.gates, indent="    ")
+        yield from write.columns(shown.gate_head, shown.gates, indent="    ")
     label, words = shown.rows[-1]
     yield f"  {label.ljust(width)}  {words}"
 
@@ -181,8 +241,8 @@ def _framed(shown: Picture) -> "RenderableType":
     inside: list[RenderableType] = [rows]
     if shown.gates:
         judged = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-        for title in GATE_HEAD:
-            judged.add_column(title, header_style="dim", no_wrap=title in {"GATE", "VERDICT"})
+        for title in shown.gate_head:
+            judged.add_column(title, header_style="dim", no_wrap=title in {"VARIANT", "GATE", "VERDICT"})
         for gate in shown.gates:
             judged.add_row(*(Text(cell, style=write.COLORS.get(cell, "")) for cell in gate))
         inside.append(judged)

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """One option per row of the table."""
     for setting in reversed(SETTINGS):
-        default = "required" if setting.default is None else f"default: {setting.default}"
+        default = "required" if setting.default is None else f"default: {setting.default or 'none'}"
         option = click.option(
             setting.flag,
             setting.name,
@@ -37,7 +39,7 @@ def serve(context: click.Context, /, **given: str | None) -> None:
         setting.name: given[setting.name] if given[setting.name] is not None else os.environ.get(setting.variable) for setting in SETTINGS
     }
     try:
-        config = read_config(values)
+        config = replace(read_config(values), webhook_secret=_webhook_secret(values["webhook_secret_file"]))
     except ConfigError as error:
         raise CliError(error.message, where=error.where, hint=error.hint, code=exits.USAGE) from None
 
@@ -54,6 +56,22 @@ def serve(context: click.Context, /, **given: str | None) -> None:
     context.exit(code)
 
 
+def _webhook_secret(file: str | None) -> bytes:
+    """The secret without the line end that editors add. Raises: ConfigError."""
+    if not file:
+        return os.environb.get(b"CROSSFADE_WEBHOOK_SECRET", b"").strip()
+    where = "--webhook-secret-file (or CROSSFADE_WEBHOOK_SECRET_FILE)"
+    try:
+        secret = Path(file).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {file}: {(error.strerror or str(error)).lower()}", where=where, hint="name a readable file"
+        ) from None
+    if not secret:
+        raise ConfigError(f"{file} is empty", where=where, hint="openssl rand -hex 32 makes a secret")
+    return secret
+
+
 def explained(error: "ServerError", config: ServeConfig) -> CliError:
     """What hindered the start, in the house form."""
     from xds_server.errors import ListenError, SourceError, StoreError  # noqa: PLC0415 - loaded when used
@@ -61,7 +79,7 @@ def explained(error: "ServerError", config: ServeConfig) -> CliError:
     what, _, hint = str(error).partition("; hint: ")
     match error:
         case ListenError():
-            return CliError(what, where="--xds or --api", hint=hint, code=exits.NOT_REACHED)
+            return CliError(what, where="--xds, --api or --api-grpc", hint=hint, code=exits.NOT_REACHED)
         case SourceError():
             return CliError(what, where=f"--policies {config.policies}", hint=error.hint or hint, code=exits.USAGE)
         case StoreError():

@@ -11,20 +11,26 @@ Entries come from the router's upstream log (one per attempt, mirrored ones too;
 | any       | nobody      | UH, NC, UO: the picked variant's request, failed                                                  |
 | -         | x.shadow    | a mirrored copy                                                                                   |
 
+What a segment's route answered (`route_name`) is kept apart as pinned: its users were chosen, not drawn. An alias of stable's cluster is stable.
+
 A failed first attempt and the fallback's attempt carry one request id and are one request: `Observation.once` asks for that.
 
 An attempt that Envoy itself cut off has *no flag* in the upstream log, only no last byte: it was cut by the route's timeout (the pod's failure)
 if it lasted that long, else by the client that gave up. A client's impatience is nobody's error; its latency counts as unbounded, so a
 candidate that hangs is seen. A copy cut off early says nothing: its user's request ended, or its cluster went.
+
+A gRPC answer is judged by its `grpc-status`; one that ended without is broken. A request that only says it is gRPC, to pods that cannot be
+(not HTTP/2), is judged like any other: or a client could make a variant fail by a header.
 Source: Envoy 1.40 as recorded in tests/fixtures/access_log; docs/envoy.md.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from xds_server.resources.names import PICKED_TAG, TTFT_TAG, Owner
+from xds_server.evidence.grpc_status import CANCELLED, GrpcStatus, grpc_status
+from xds_server.resources.names import PICKED_TAG, TTFT_TAG, Owner, is_pinned
 
 DOWNSTREAM_END: Final = 6
 UPSTREAM_END: Final = 9
@@ -39,6 +45,9 @@ SLACK_S: Final = 0.05
 machine as recorded [s]."""
 
 TTFT_DIGITS_MAX: Final = 15
+
+
+Audience = Literal["users", "pinned", "shadow"]
 
 
 class Failure(Enum):
@@ -72,16 +81,16 @@ class Observation:
     """One request of one variant.
 
     Attributes:
-        failure: None = it was answered well, or the client gave it up (`cancelled`).
+        failure: None = it was answered well, or it was given up (`cancelled`): by the client, or by a pod that says CANCELLED.
         latency_ms: From the request (less the time of connecting) to the last byte [ms]; None = it never ended well (unbounded).
         ttft_ms: The same to the first body byte [ms]; None = there was none.
         once: Request id under which only one failure counts; "" = each counts.
-        status: For people: HTTP status or response flag.
+        status: For people: HTTP status, response flag, or gRPC status ("grpc 13").
     """
 
     rollout: str
     identity: str
-    shadow: bool
+    audience: Audience
     failure: Failure | None
     cancelled: bool
     latency_ms: float | None
@@ -108,14 +117,15 @@ def classify(entry: Any, owners: Mapping[str, Owner]) -> tuple[Observation | Ski
     if real is None:
         return Skip.UNKNOWN_CLUSTER, Booked.NOT
     code = entry.response.response_code.value
-    failure, status = _end(common, code, real.timeout_s)
+    grpc = grpc_status(entry)
+    failure, status = _end(common, code, real, grpc)
     cancelled = status == "cancelled"
-    booked = _booked(code, failure, cancelled=cancelled)
+    booked = _booked(common, code, failure, grpc)
     if real.audience == "shadow":
         if cancelled or failure is Failure.OVERFLOW:
             return Skip.SHADOW_CUT, booked
-        latency, ttft = _times(common, tags.get(TTFT_TAG, ""), failure)
-        return Observation(real.rollout, real.identity, True, failure, False, latency, ttft, "", status), booked
+        latency, ttft = _times(common, tags.get(TTFT_TAG, ""), ended_well=failure in {None, Failure.STATUS})
+        return Observation(real.rollout, real.identity, "shadow", failure, False, latency, ttft, "", status), booked
     owner, once = real, ""
     if picked is not None and picked.composite:
         owner = picked
@@ -123,10 +133,10 @@ def classify(entry: Any, owners: Mapping[str, Owner]) -> tuple[Observation | Ski
             failure, status, cancelled = Failure.FALLBACK, "fallback", False
         if failure is not None:
             once = entry.request.request_id
-    latency, ttft = _times(common, tags.get(TTFT_TAG, ""), failure)
+    latency, ttft = _times(common, tags.get(TTFT_TAG, ""), ended_well=failure in {None, Failure.STATUS} and not cancelled)
     if failure is Failure.FALLBACK:
         ttft = None
-    return Observation(owner.rollout, owner.identity, False, failure, cancelled, latency, ttft, once, status), booked
+    return Observation(owner.rollout, owner.identity, _audience(common), failure, cancelled, latency, ttft, once, status), booked
 
 
 def _no_host(common: Any, picked: Owner | None) -> Observation | Skip:
@@ -134,10 +144,14 @@ def _no_host(common: Any, picked: Owner | None) -> Observation | Skip:
     if picked is None or not (flags.no_healthy_upstream or flags.no_cluster_found):
         return Skip.UNKNOWN_CLUSTER
     word = "UH" if flags.no_healthy_upstream else "NC"
-    return Observation(picked.rollout, picked.identity, False, Failure.NO_HOST, False, None, None, "", word)
+    return Observation(picked.rollout, picked.identity, _audience(common), Failure.NO_HOST, False, None, None, "", word)
 
 
-def _end(common: Any, code: int, timeout_s: float) -> tuple[Failure | None, str]:
+def _audience(common: Any) -> Audience:
+    return "pinned" if is_pinned(common.route_name) else "users"
+
+
+def _end(common: Any, code: int, real: Owner, grpc: GrpcStatus | None) -> tuple[Failure | None, str]:
     """How an attempt ended: (what failed, words for people)."""
     if common.HasField("response_flags"):
         flags = common.response_flags
@@ -158,27 +172,45 @@ def _end(common: Any, code: int, timeout_s: float) -> tuple[Failure | None, str]
     status = str(code) if 100 <= code < 600 else "other"
     if code >= 500:
         return Failure.STATUS, status
-    if not common.HasField("time_to_last_upstream_rx_byte"):
+    if not _whole(common):
         took_s = common.duration.seconds + common.duration.nanos / 1e9
-        if timeout_s and took_s >= NEARLY * timeout_s - SLACK_S:
+        if real.timeout_s and took_s >= NEARLY * real.timeout_s - SLACK_S:
             return Failure.TIMEOUT, "UT"
         return None, "cancelled"
-    return None, status
+    if grpc is None or not (grpc.said or real.http2):
+        return None, status
+    if not grpc.said and code == 200:
+        return Failure.BROKEN, "no grpc-status"
+    if grpc.number == CANCELLED:
+        return None, "cancelled"
+    return (Failure.STATUS if grpc.fault else None), f"grpc {grpc.number}"
 
 
-def _booked(code: int, failure: Failure | None, *, cancelled: bool) -> Booked:
-    if failure is Failure.OVERFLOW or (cancelled and code == 0):
+def _whole(common: Any) -> bool:
+    """Whether the answer came to its end."""
+    return bool(common.HasField("time_to_last_upstream_rx_byte"))
+
+
+def _booked(common: Any, code: int, failure: Failure | None, grpc: GrpcStatus | None) -> Booked:
+    """A gRPC request is booked by its end, any other by its answer's head."""
+    if failure is Failure.OVERFLOW or (failure is None and code == 0):
         return Booked.NOT
-    return Booked.BAD if code >= 500 or code == 0 else Booked.GOOD
+    if code >= 500 or code == 0:
+        return Booked.BAD
+    if grpc is None:
+        return Booked.GOOD
+    if not _whole(common):
+        return Booked.BAD if failure is Failure.BROKEN else Booked.NOT
+    return Booked.BAD if grpc.reported_bad else Booked.GOOD
 
 
-def _times(common: Any, ttft_us: str, failure: Failure | None) -> tuple[float | None, float | None]:
+def _times(common: Any, ttft_us: str, *, ended_well: bool) -> tuple[float | None, float | None]:
     """(latency, time to first token) [ms]."""
     sent = common.time_to_first_upstream_tx_byte
     sent_ms = sent.seconds * 1e3 + sent.nanos / 1e6
     waited_ms = max(sent_ms - CONNECTING_MS, 0.0)
     latency = None
-    if failure in {None, Failure.STATUS} and common.HasField("time_to_last_upstream_rx_byte"):
+    if ended_well and common.HasField("time_to_last_upstream_rx_byte"):
         received = common.time_to_last_upstream_rx_byte
         latency = max(received.seconds * 1e3 + received.nanos / 1e6 - sent_ms, 0.0) + waited_ms
     if ttft_us.isascii() and ttft_us.isdigit() and len(ttft_us) <= TTFT_DIGITS_MAX:

@@ -12,7 +12,7 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
 
 from policies.evidence import LATENCY_BINS, Block, Counts, latency_bin
 from xds_server.evidence.audit import Audit
-from xds_server.evidence.classify import Booked, Failure, Observation, Skip, classify
+from xds_server.evidence.classify import Audience, Booked, Failure, Observation, Skip, classify
 from xds_server.resources.names import Owner
 
 IDS_MAX = 16_384
@@ -68,13 +68,15 @@ class _Tally:
 class _Open:
     """The open block of one rollout."""
 
-    __slots__ = ("lost", "shadows", "start", "users")
+    __slots__ = ("lost", "start", "tallies")
 
     def __init__(self, start: float) -> None:
         self.start = start
-        self.users: dict[str, _Tally] = {}
-        self.shadows: dict[str, _Tally] = {}
+        self.tallies: dict[Audience, dict[str, _Tally]] = {"users": {}, "pinned": {}, "shadow": {}}
         self.lost = 0
+
+    def counts(self, audience: Audience) -> dict[str, Counts]:
+        return {identity: tally.counts() for identity, tally in self.tallies[audience].items()}
 
 
 class Collector:
@@ -115,7 +117,7 @@ class Collector:
                 self.dropped[seen.value] = self.dropped.get(seen.value, 0) + 1
                 continue
             if not seen.once or self._first(seen, now):
-                self._tally(seen.rollout, seen.identity, shadow=seen.shadow, now=now).add(seen)
+                self._tally(seen.rollout, seen.identity, seen.audience, now).add(seen)
 
     def load_report(self, message: bytes) -> None:
         """One `LoadStatsRequest`. Raises: google.protobuf.message.DecodeError."""
@@ -131,14 +133,13 @@ class Collector:
         for name, requests, errors in self._audit.missing(now):
             owner = self._owners.get(name)
             if owner is not None and not owner.composite:
-                self._tally(owner.rollout, owner.identity, shadow=owner.audience == "shadow", now=now).lost(requests, errors)
+                self._tally(owner.rollout, owner.identity, owner.audience, now).lost(requests, errors)
                 self._open[owner.rollout].lost += requests
         closing, self._open = self._open, {}
         self._block += 1
         for rollout, block in closing.items():
-            users = {identity: tally.counts() for identity, tally in block.users.items()}
-            shadows = {identity: tally.counts() for identity, tally in block.shadows.items()}
-            yield rollout, Block(start=block.start, end=now, users=users, shadows=shadows, lost=block.lost)
+            users, pinned, shadows = block.counts("users"), block.counts("pinned"), block.counts("shadow")
+            yield rollout, Block(start=block.start, end=now, users=users, shadows=shadows, pinned=pinned, lost=block.lost)
 
     def take_counts(self) -> tuple[int, dict[str, int]]:
         """Log entries read, and entries dropped by reason, since the last call."""
@@ -150,11 +151,11 @@ class Collector:
         """The worst part of a rollout's requests that load reports counted and the access log did not bring, lately."""
         return max((self._audit.gap(name) for name in self._clusters.get(rollout, ())), default=0.0)
 
-    def _tally(self, rollout: str, identity: str, *, shadow: bool, now: float) -> _Tally:
+    def _tally(self, rollout: str, identity: str, audience: Audience, now: float) -> _Tally:
         block = self._open.get(rollout)
         if block is None:
             block = self._open[rollout] = _Open(now)
-        side = block.shadows if shadow else block.users
+        side = block.tallies[audience]
         tally = side.get(identity)
         if tally is None:
             tally = side[identity] = _Tally()
@@ -165,7 +166,7 @@ class Collector:
         block = self._failed.get(seen.once)
         if block is not None:
             if seen.failure is Failure.FALLBACK and block == self._block:
-                self._tally(seen.rollout, seen.identity, shadow=False, now=now).fallbacks += 1
+                self._tally(seen.rollout, seen.identity, seen.audience, now).fallbacks += 1
             return False
         self._failed[seen.once] = self._block
         if len(self._failed) > IDS_MAX:

@@ -14,14 +14,14 @@ from envoy.config.cluster.v3 import cluster_pb2 as pb
 from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, health_check_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
-from envoy.type.v3 import percent_pb2
+from envoy.type.v3 import http_pb2, percent_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from policies.spec.policy import DnsEndpoints, Fallback, HealthCheck, StaticEndpoints, Variant
+from policies.spec.policy import DnsEndpoints, Endpoints, Fallback, HealthCheck, StaticEndpoints, Variant
 from policies.traffic import Traffic
 from xds_server.core.snapshot import Reference, Resource
 from xds_server.core.types import CDS, EDS
-from xds_server.resources import names
+from xds_server.resources import config, names
 from xds_server.resources.encoding import delimited, pack, pack_raw, resource, seconds, uint32
 
 CONNECT_TIMEOUT_S = 1.0
@@ -45,6 +45,9 @@ PANIC_STABLE_PERCENT = 50.0
 PANIC_SHADOW_PERCENT = 1.0
 """Copies are sent even when no pod is healthy: each then fails visibly. A copy without a host would leave no trace at all."""
 
+HEALTH_HOST = "localhost"
+"""The host that health checks of fixed addresses ask for. Envoy's default, the cluster's name, has a slash: HTTP/2 and Go servers refuse it."""
+
 COMPOSITE_TYPE = "envoy.extensions.clusters.composite.v3.ClusterConfig"
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -63,29 +66,35 @@ class Pods:
     resources: Mapping[Reference, Resource]
 
 
-def pods(wish: Traffic, before: Pods | None = None) -> Pods:
+NO_PODS = Pods(cause=(), resources={})
+
+
+def pods(wish: Traffic, before: Pods = NO_PODS) -> Pods:
     """Clusters and endpoints of a rollout; those of `before`, the very same objects, if that is what they would be."""
-    cause = (wish.rollout, wish.where.fallback, wish.stable, tuple(arm.variant for arm in wish.arms), wish.kept)
-    if before is not None and before.cause == cause:
+    variants = (wish.stable, tuple(arm.variant for arm in wish.arms), wish.kept)
+    cause = (wish.rollout, wish.where.fallback, *variants, names.aliases(wish), config.prefixes(wish))
+    if before.cause == cause:
         return before
     return Pods(cause=cause, resources={(type_url, each.name): each for type_url, each in _clusters(wish)})
 
 
 def _clusters(wish: Traffic) -> Iterator[tuple[str, Resource]]:
     arms = tuple(arm.variant for arm in names.arms(wish))
-    yield from _real(names.cluster(wish.rollout, wish.stable), wish.stable, panic_percent=PANIC_STABLE_PERCENT)
-    seen = {names.identity(wish.stable)}
+    yield from _real(wish, wish.stable, panic_percent=PANIC_STABLE_PERCENT)
+    for alias in names.aliases(wish):
+        yield _alias(alias, wish)
+    seen = {wish.stable.identity}
     for variant in (*arms, *wish.kept):
-        if names.identity(variant) not in seen:
-            seen.add(names.identity(variant))
-            yield from _real(names.cluster(wish.rollout, variant), variant, panic_percent=0.0)
+        if variant.identity not in seen:
+            seen.add(variant.identity)
+            yield from _real(wish, variant, panic_percent=0.0)
     for variant in arms:
-        yield from _shadow(names.shadow_cluster(wish.rollout, variant), variant)
+        yield from _shadow(wish, variant)
         if wish.where.fallback is not Fallback.NONE:
             yield _composite(wish, variant)
 
 
-def _real(name: str, variant: Variant, *, panic_percent: float) -> Iterator[tuple[str, Resource]]:
+def _real(wish: Traffic, variant: Variant, *, panic_percent: float) -> Iterator[tuple[str, Resource]]:
     limit = requests_max(variant)
     limits = breaker.CircuitBreakers.Thresholds(
         max_connections=uint32(limit),
@@ -94,10 +103,13 @@ def _real(name: str, variant: Variant, *, panic_percent: float) -> Iterator[tupl
         max_retries=uint32(limit),
         track_remaining=True,
     )
-    yield from _with_endpoints(_base(name, variant, limits, panic_percent=panic_percent), variant)
+    message = _base(names.cluster(wish.rollout, variant), wish, variant, limits, panic_percent=panic_percent)
+    if variant.slow_start_s:
+        message.least_request_lb_config.slow_start_config.slow_start_window.CopyFrom(seconds(variant.slow_start_s))
+    yield from with_endpoints(message, variant.endpoints, config.pod_metadata(variant))
 
 
-def _shadow(name: str, variant: Variant) -> Iterator[tuple[str, Resource]]:
+def _shadow(wish: Traffic, variant: Variant) -> Iterator[tuple[str, Resource]]:
     limit = min(max(requests_max(variant) // 2, SHADOW_REQUESTS_MIN), SHADOW_REQUESTS_MAX)
     limits = breaker.CircuitBreakers.Thresholds(
         max_connections=uint32(limit),
@@ -106,14 +118,24 @@ def _shadow(name: str, variant: Variant) -> Iterator[tuple[str, Resource]]:
         max_retries=uint32(0),
         track_remaining=True,
     )
-    yield from _with_endpoints(_base(name, variant, limits, panic_percent=PANIC_SHADOW_PERCENT), variant)
+    message = _base(names.shadow_cluster(wish.rollout, variant), wish, variant, limits, panic_percent=PANIC_SHADOW_PERCENT)
+    yield from with_endpoints(message, variant.endpoints)
 
 
 def _composite(wish: Traffic, variant: Variant) -> tuple[str, Resource]:
     """First attempt: the candidate; second: stable. The retries are counted here, and a fallback lasts as long as its answer."""
-    name = names.composite_cluster(wish.rollout, variant)
-    parts = (names.cluster(wish.rollout, variant), names.cluster(wish.rollout, wish.stable))
-    limit = uint32(max(requests_max(variant), requests_max(wish.stable), PENDING_MIN))
+    return _in_turn(names.composite_cluster(wish.rollout, variant), wish, (variant, wish.stable))
+
+
+def _alias(name: str, wish: Traffic) -> tuple[str, Resource]:
+    """Stable under another name, in both attempts."""
+    return _in_turn(name, wish, (wish.stable, wish.stable))
+
+
+def _in_turn(name: str, wish: Traffic, variants: tuple[Variant, ...]) -> tuple[str, Resource]:
+    """A cluster whose n-th attempt goes to the n-th variant, with what that one changes about requests."""
+    parts = tuple(names.cluster(wish.rollout, variant) for variant in variants)
+    limit = uint32(max(PENDING_MIN, *map(requests_max, variants)))
     limits = breaker.CircuitBreakers.Thresholds(max_connections=limit, max_pending_requests=limit, max_requests=limit, max_retries=limit)
     message = pb.Cluster(
         name=name,
@@ -125,8 +147,8 @@ def _composite(wish: Traffic, variant: Variant) -> tuple[str, Resource]:
         ),
         circuit_breakers=breaker.CircuitBreakers(thresholds=[limits]),
     )
-    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_http_options())
-    return CDS, resource(name, message, references=tuple((CDS, part) for part in parts))
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_http_options(wish, *variants))
+    return CDS, resource(name, message, references=tuple((CDS, part) for part in dict.fromkeys(parts)))
 
 
 def requests_max(variant: Variant) -> int:
@@ -138,7 +160,15 @@ def requests_max(variant: Variant) -> int:
             return variant.max_concurrency * DNS_PODS
 
 
-def _base(name: str, variant: Variant, limits: breaker.CircuitBreakers.Thresholds, *, panic_percent: float) -> pb.Cluster:
+def _base(name: str, wish: Traffic, variant: Variant, limits: breaker.CircuitBreakers.Thresholds, *, panic_percent: float) -> pb.Cluster:
+    message = base(name, limits, _http_options(wish, variant), panic_percent=panic_percent)
+    if variant.health is not None:
+        message.health_checks.append(_health_check(variant, variant.health))
+    return message
+
+
+def base(name: str, limits: breaker.CircuitBreakers.Thresholds, options: AnyMessage, *, panic_percent: float) -> pb.Cluster:
+    """A cluster that leads to pods, before it has any."""
     message = pb.Cluster(
         name=name,
         connect_timeout=seconds(CONNECT_TIMEOUT_S),
@@ -150,27 +180,41 @@ def _base(name: str, variant: Variant, limits: breaker.CircuitBreakers.Threshold
             tcp_keepalive=address_pb2.TcpKeepalive(keepalive_probes=uint32(3), keepalive_time=uint32(10), keepalive_interval=uint32(5))
         ),
     )
-    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_http_options())
-    if variant.health is not None:
-        message.health_checks.append(_health_check(variant.health))
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(options)
     return message
 
 
+def _http_options(wish: Traffic, *variants: Variant) -> AnyMessage:
+    """The protocol is the first variant's; a composite cluster's parts have their own, whatever it says."""
+    filters = config.filters(variants, config.prefixes(wish))
+    if not filters:
+        return plain_options(http2=variants[0].http2)
+    message = http_protocol_options_pb2.HttpProtocolOptions()
+    plain_options(http2=variants[0].http2).Unpack(message)
+    message.http_filters.extend(filters)
+    return pack(message)
+
+
 @cache
-def _http_options() -> AnyMessage:
+def plain_options(*, http2: bool) -> AnyMessage:
+    explicit = http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig()
+    (explicit.http2_protocol_options if http2 else explicit.http_protocol_options).SetInParent()
     return pack(
         http_protocol_options_pb2.HttpProtocolOptions(
             common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=seconds(UPSTREAM_IDLE_S)),
-            explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
-                http_protocol_options=protocol_pb2.Http1ProtocolOptions()
-            ),
+            explicit_http_config=explicit,
         )
     )
 
 
-def _health_check(health: HealthCheck) -> health_check_pb2.HealthCheck:
+def _health_check(variant: Variant, health: HealthCheck) -> health_check_pb2.HealthCheck:
     """One rhythm whatever the traffic: Envoy's default of 60 s without traffic would miss a pod that dies before its first request."""
     interval = seconds(health.interval_s)
+    asked = health_check_pb2.HealthCheck.HttpHealthCheck(
+        host=variant.endpoints.host if isinstance(variant.endpoints, DnsEndpoints) else HEALTH_HOST,
+        path=health.path,
+        codec_client_type=http_pb2.HTTP2 if variant.http2 else http_pb2.HTTP1,
+    )
     return health_check_pb2.HealthCheck(
         timeout=seconds(health.timeout_s),
         interval=interval,
@@ -179,36 +223,35 @@ def _health_check(health: HealthCheck) -> health_check_pb2.HealthCheck:
         unhealthy_interval=seconds(min(health.interval_s, 1.0)),
         unhealthy_threshold=uint32(health.unhealthy_after),
         healthy_threshold=uint32(health.healthy_after),
-        http_health_check=health_check_pb2.HealthCheck.HttpHealthCheck(path=health.path),
+        http_health_check=asked,
     )
 
 
-def _with_endpoints(message: pb.Cluster, variant: Variant) -> Iterator[tuple[str, Resource]]:
+def with_endpoints(message: pb.Cluster, endpoints: Endpoints, metadata: base_pb2.Metadata | None = None) -> Iterator[tuple[str, Resource]]:
+    """The cluster with its pods, and what delivers them. `metadata`: what each pod says of itself."""
     name = message.name
-    match variant.endpoints:
+    match endpoints:
         case StaticEndpoints(addresses=addresses):
             message.type = pb.Cluster.EDS
             message.eds_cluster_config.eds_config.CopyFrom(ads())
             yield CDS, resource(name, message, references=((EDS, name),))
-            yield EDS, resource(name, _assignment(name, [_split(address) for address in sorted(addresses)]))
+            yield EDS, resource(name, _assignment(name, [_split(address) for address in sorted(addresses)], metadata))
         case DnsEndpoints(host=host, port=port):
             message.type = pb.Cluster.STRICT_DNS
             message.dns_refresh_rate.CopyFrom(seconds(5.0))
-            message.load_assignment.CopyFrom(_assignment(name, [(host, port)]))
+            message.load_assignment.CopyFrom(_assignment(name, [(host, port)], metadata))
             yield CDS, resource(name, message)
 
 
-def _assignment(name: str, addresses: list[tuple[str, int]]) -> endpoint_pb2.ClusterLoadAssignment:
+def _assignment(name: str, addresses: list[tuple[str, int]], metadata: base_pb2.Metadata | None) -> endpoint_pb2.ClusterLoadAssignment:
+    pods = (endpoint_components_pb2.Endpoint(address=socket_address(host, port)) for host, port in addresses)
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=name,
         endpoints=[
             endpoint_components_pb2.LocalityLbEndpoints(
                 locality=base_pb2.Locality(zone="all"),
                 load_balancing_weight=uint32(1),
-                lb_endpoints=[
-                    endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=socket_address(host, port)))
-                    for host, port in addresses
-                ],
+                lb_endpoints=[endpoint_components_pb2.LbEndpoint(endpoint=pod, metadata=metadata) for pod in pods],
             )
         ],
     )
@@ -223,6 +266,7 @@ def socket_address(host: str, port: int) -> address_pb2.Address:
     return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=host, port_value=port))
 
 
+@cache
 def ads() -> config_source_pb2.ConfigSource:
     """A resource that is fetched over the one aggregated stream."""
     return config_source_pb2.ConfigSource(

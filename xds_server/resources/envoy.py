@@ -14,15 +14,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from policies.lanes import misfit
 from policies.spec.policy import ProxiesPolicy
 from policies.traffic import Traffic
 from xds_server.core.snapshot import Resource, Snapshot
 from xds_server.core.types import CDS, EDS, LDS, RDS, RTDS, short
 from xds_server.errors import BugError
 from xds_server.resources import names
-from xds_server.resources.clusters import Pods, pods
+from xds_server.resources.clusters import NO_PODS, Pods, pods
+from xds_server.resources.default import NO_ROLLOUT, default_resources, default_routes
 from xds_server.resources.listeners import listener
-from xds_server.resources.routes import NO_ROUTES, RolloutRoutes, RouteTable, replaced, rollout_routes
+from xds_server.resources.routes import NO_ROUTES, RolloutRoutes, RouteTable, homes, replaced, rollout_routes
 from xds_server.resources.runtime import NO_OVERLAY, Overlay, layer, overlay
 
 Edits = dict[str, dict[str, Resource | None]]
@@ -37,10 +39,11 @@ def render(proxies: ProxiesPolicy, wishes: Sequence[Traffic], *, leased: bool) -
         leased: The proxies have our runtime layers: shares go there, with a lifetime. Otherwise they are written into the routes, and a
             rollout that demands the lease gets none.
     Returns: Type URL -> name -> resource; every type is there, maybe empty.
-    Raises: BugError: If a route or a cluster leads nowhere, two arms are the same version, or two wishes are of one rollout.
+    Raises: BugError: If a route or a cluster leads nowhere, two arms are the same version or do not fit beside each other, or two wishes are of
+            one rollout.
     """
     by_name = {wish.rollout: wish for wish in wishes}
-    parts = {rollout: _part(wish, pods(wish), leased=leased) for rollout, wish in by_name.items() if wish.where.proxies == proxies.name}
+    parts = {rollout: _part(wish, NO_PODS, leased=leased) for rollout, wish in by_name.items() if wish.where.proxies == proxies.name}
     faults = [fault for part in parts.values() for fault in part.faults]
     if faults or len(by_name) < len(wishes):
         raise BugError("; ".join(faults) or "two wishes are of one rollout")
@@ -94,8 +97,8 @@ class Renderer:
             if before is not None and before.wish == wish:
                 continue
             if wish.where.proxies == proxies.name:
-                warm = self._pods[rollout] = pods(wish, self._pods.get(rollout))
-                changed[rollout] = _part(wish, warm, leased=leased)
+                part = changed[rollout] = _part(wish, self._pods.get(rollout, NO_PODS), leased=leased)
+                self._pods[rollout] = part.pods
             elif before is not None:
                 changed[rollout] = None
         for gone in self._pods.keys() - wishes.keys():
@@ -119,24 +122,32 @@ class _Part:
         return self.wish.where.listener
 
 
-def _part(wish: Traffic, warm: Pods, *, leased: bool) -> _Part:
-    arms = [names.identity(arm.variant) for arm in names.arms(wish)]
-    twins = sorted({identity for identity in arms if arms.count(identity) > 1})
-    routes = NO_ROUTES if twins else rollout_routes(wish, leased=leased)
+def _part(wish: Traffic, before: Pods, *, leased: bool) -> _Part:
+    where = names.layer_of(wish.rollout)
+    if wrong := _contradictions(wish):
+        return _Part(wish=wish, layer=where, pods=NO_PODS, routes=NO_ROUTES, overlay=NO_OVERLAY, faults=wrong)
+    warm, routes = pods(wish, before), rollout_routes(wish, leased=leased)
     needed = {*routes.needs, *(reference for each in warm.resources.values() for reference in each.references)}
     return _Part(
         wish=wish,
-        layer=names.layer_of(wish.rollout),
+        layer=where,
         pods=warm,
         routes=routes,
-        overlay=overlay(wish) if leased and not twins else NO_OVERLAY,
-        faults=(
-            *(f"two arms of rollout {wish.rollout!r} are the same version {identity!r}" for identity in twins),
-            *(
-                f"rollout {wish.rollout!r} needs {short(url)} {name!r}, which it does not bring"
-                for url, name in sorted(needed - warm.resources.keys())
-            ),
+        overlay=overlay(wish) if leased else NO_OVERLAY,
+        faults=tuple(
+            f"rollout {wish.rollout!r} needs {short(url)} {name!r}, which it does not bring"
+            for url, name in sorted(needed - warm.resources.keys())
         ),
+    )
+
+
+def _contradictions(wish: Traffic) -> tuple[str, ...]:
+    arms = [arm.variant.identity for arm in names.arms(wish)]
+    twins = sorted({identity for identity in arms if arms.count(identity) > 1})
+    wrong = misfit(homes(wish), wish.lane)
+    return (
+        *(f"two arms of rollout {wish.rollout!r} are the same version {identity!r}" for identity in twins),
+        *([f"rollout {wish.rollout!r}: {wrong}"] if wrong else []),
     )
 
 
@@ -153,6 +164,7 @@ class _View:
         edits: Edits = {url: {} for url in (CDS, EDS, LDS, RDS, RTDS)}
         parts = replaced(self.parts, changed)
         self._edit_pods(changed, edits)
+        self._edit_default(proxies, edits)
         tables = self._edit_listeners(proxies, parts, changed, edits)
         self._edit_layers(parts, changed, edits)
         return _View(proxies=proxies, parts=parts, tables=tables), edits
@@ -165,6 +177,11 @@ class _View:
                 for type_url, name in before.keys() | after.keys():
                     edits[type_url][name] = after.get((type_url, name))
 
+    def _edit_default(self, proxies: ProxiesPolicy, edits: Edits) -> None:
+        before, after = default_resources(self.proxies), default_resources(proxies)
+        for type_url, name in before.keys() | after.keys():
+            edits[type_url][name] = after.get((type_url, name))
+
     def _edit_listeners(
         self, proxies: ProxiesPolicy, parts: Mapping[str, _Part], changed: Mapping[str, _Part | None], edits: Edits
     ) -> dict[str, RouteTable]:
@@ -175,13 +192,14 @@ class _View:
             if part is not None:
                 moved[part.listener][rollout] = part.routes
         tables: dict[str, RouteTable] = {}
+        default = {NO_ROLLOUT: default_routes(proxies)}
         for spec in proxies.listeners:
             name, before = names.route_config(proxies.name, spec.name), self.tables.get(spec.name)
             if before is None:
                 inside = {rollout: part.routes for rollout, part in parts.items() if part.listener == spec.name}
-                table = RouteTable.empty(name).edited(inside)
+                table = RouteTable.empty(name).edited(inside | default)
             else:
-                table = before.edited(moved[spec.name])
+                table = before.edited(moved[spec.name] | default)
             tables[spec.name] = table
             if table is not before:
                 edits[RDS][name] = table.resource

@@ -39,6 +39,7 @@ REQUEST_HEADERS_TIMEOUT_S = 30.0
 TAGS = {
     names.TTFT_TAG: "%COMMON_DURATION(US_TX_BEG:US_RX_BODY_BEG:us)%",
     names.PICKED_TAG: "%UPSTREAM_CLUSTER%",
+    names.GRPC_TAG: "%GRPC_STATUS_NUMBER%",
 }
 
 
@@ -89,5 +90,7 @@ def _logger() -> als_pb2.HttpGrpcAccessLogConfig:
             buffer_flush_interval=seconds(FLUSH_S),
             buffer_size_bytes=uint32(BUFFER_BYTES),
             custom_tags=[custom_tag_pb2.CustomTag(tag=tag, value=value) for tag, value in TAGS.items()],
-        )
+        ),
+        additional_response_headers_to_log=[names.GRPC_STATUS],
+        additional_response_trailers_to_log=[names.GRPC_STATUS],
     )

@@ -7,9 +7,9 @@ can never meet under one name. `envoy` builds resources under these names; `xds_
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
+from policies.lanes import order
 from policies.spec.policy import Assignment, Fallback, Variant
 from policies.traffic import Arm, Traffic
 
@@ -27,8 +27,17 @@ ACCESS_LOG = "crossfade"
 TTFT_TAG = "ttft_us"
 """Access-log tag: microseconds from the request's first byte sent to the answer's first body byte."""
 
+PINNED = "#"
+"""In a route's name: before the segment that its requests are pinned by."""
+
 PICKED_TAG = "picked"
 """Access-log tag: the cluster the route picked, the composite one included; the entry's own field names the cluster that answered."""
+
+GRPC_TAG = "grpc"
+"""Access-log tag of gRPC requests only: the status that the answer had or, without one, Envoy's translation of its HTTP status."""
+
+GRPC_STATUS = "grpc-status"
+"""Header or trailer of an answer that says how a gRPC request ended; the log has it as it came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +45,10 @@ class Owner:
     """Whose traffic a cluster carries.
 
     Attributes:
-        identity: `Variant.identity`; of a composite cluster the candidate's.
-        composite: It is the candidate with stable behind it: an answer from another real cluster was a fallback.
+        identity: `Variant.identity`; of a composite cluster the arm's.
+        composite: It is an arm with stable behind it: an answer from another real cluster was a fallback.
         timeout_s: When the route gives a request up [s]; 0 = never.
+        http2: How its pods are spoken to; without it none of them is a gRPC server.
     """
 
     rollout: str
@@ -46,27 +56,28 @@ class Owner:
     audience: Literal["users", "shadow"]
     composite: bool = False
     timeout_s: float = 0.0
-
-
-@lru_cache(maxsize=16_384)
-def identity(variant: Variant) -> str:
-    """`Variant.identity`, remembered: it is asked for dozens of times per rollout and hashes JSON."""
-    return variant.identity
+    http2: bool = False
 
 
 def cluster(rollout: str, variant: Variant) -> str:
     """The real cluster of a variant: its pods, for users' requests."""
-    return f"{rollout}/{identity(variant)}"
+    return f"{rollout}/{variant.identity}"
 
 
 def shadow_cluster(rollout: str, variant: Variant) -> str:
     """The same pods for mirrored copies, with limits and counters of their own."""
-    return f"{rollout}/{identity(variant)}.shadow"
+    return f"{rollout}/{variant.identity}.shadow"
 
 
 def composite_cluster(rollout: str, variant: Variant) -> str:
     """The candidate first, stable when it cannot be reached."""
-    return f"{rollout}/{identity(variant)}+fallback"
+    return f"{rollout}/{variant.identity}+fallback"
+
+
+def aliases(wish: Traffic) -> tuple[str, ...]:
+    """Other names of stable's cluster, one for each of its further slots: Envoy has one runtime key per name."""
+    slots = order(len(arms(wish)), wish.lane).count(None)
+    return tuple(f"{wish.rollout}/{number}={wish.stable.identity}" for number in range(2, slots + 1))
 
 
 def routed_cluster(wish: Traffic, variant: Variant) -> str:
@@ -93,9 +104,14 @@ def weight_key(wish: Traffic, routed: str) -> str:
     return f"{weight_prefix(wish)}.{routed}"
 
 
+def pin_prefix(wish: Traffic, variant: Variant) -> str:
+    """Runtime key prefix of whether the segments that name an arm are answered by it; completed as that of the weights."""
+    return f"crossfade.pin.{wish.rollout}.{wish.generation}.{variant.identity}"
+
+
 def mirror_key(wish: Traffic, variant: Variant) -> str:
     """Runtime key of the share of requests that an arm gets a copy of."""
-    return f"crossfade.mirror.{wish.rollout}.{wish.generation}.{identity(variant)}"
+    return f"crossfade.mirror.{wish.rollout}.{wish.generation}.{variant.identity}"
 
 
 def layer_of(rollout: str) -> str:
@@ -104,31 +120,57 @@ def layer_of(rollout: str) -> str:
 
 
 def salt(rollout: str, assignment: Assignment) -> str:
-    """What decorrelates this rollout's users from every other's: the policy's salt, else the rollout's name."""
-    return assignment.salt or rollout
+    """What decorrelates this rollout's users from every other's: its name unless the policy has a salt. In a layer all have the layer's."""
+    return assignment.layer or assignment.salt or rollout
 
 
 def salted(value: str, rollout: str, assignment: Assignment) -> str:
-    """What Envoy hashes (XXH64, seed 0) for a sticky user; `policies.weights.pick` of that number names the variant."""
+    """What Envoy hashes (XXH64, seed 0) for a sticky user; `policies.lanes.pick` of that number names the arm."""
     return f"{value}#{salt(rollout, assignment)}"
 
 
 def arms(wish: Traffic) -> tuple[Arm, ...]:
     """Arms that differ from stable: a version beside itself is one cluster and nothing to choose."""
-    return tuple(arm for arm in wish.arms if identity(arm.variant) != identity(wish.stable))
+    return tuple(arm for arm in wish.arms if arm.variant.identity != wish.stable.identity)
+
+
+def pinned_arms(wish: Traffic) -> tuple[Arm, ...]:
+    """Arms that segments name."""
+    named = {segment.variant for segment in wish.assignment.segments}
+    return tuple(arm for arm in arms(wish) if arm.variant.name in named)
+
+
+def pinned_route(rollout: str, segment: str) -> str:
+    """Name of a segment's routes; all others bear the rollout's name alone."""
+    return f"{rollout}{PINNED}{segment}"
+
+
+def is_pinned(route: str) -> bool:
+    return PINNED in route
 
 
 def owners(wishes: Iterable[Traffic]) -> Mapping[str, Owner]:
     """Cluster name -> whose traffic it carries, for all clusters of all rollouts."""
     found: dict[str, Owner] = {}
     for wish in wishes:
-        rollout, timeout_s = wish.rollout, wish.where.timeout_s
+
+        def owner(
+            variant: Variant, audience: Literal["users", "shadow"] = "users", *, composite: bool = False, wish: Traffic = wish
+        ) -> Owner:
+            return Owner(
+                rollout=wish.rollout,
+                identity=variant.identity,
+                audience=audience,
+                composite=composite,
+                timeout_s=wish.where.timeout_s,
+                http2=variant.http2,
+            )
+
+        found.update((alias, owner(wish.stable)) for alias in aliases(wish))
         for variant in (wish.stable, *(arm.variant for arm in arms(wish)), *wish.kept):
-            found[cluster(rollout, variant)] = Owner(rollout=rollout, identity=identity(variant), audience="users", timeout_s=timeout_s)
+            found[cluster(wish.rollout, variant)] = owner(variant)
         for variant in (arm.variant for arm in arms(wish)):
-            name = shadow_cluster(rollout, variant)
-            found[name] = Owner(rollout=rollout, identity=identity(variant), audience="shadow", timeout_s=timeout_s)
+            found[shadow_cluster(wish.rollout, variant)] = owner(variant, "shadow")
             if wish.where.fallback is not Fallback.NONE:
-                name = composite_cluster(rollout, variant)
-                found[name] = Owner(rollout=rollout, identity=identity(variant), audience="users", composite=True, timeout_s=timeout_s)
+                found[composite_cluster(wish.rollout, variant)] = owner(variant, composite=True)
     return found

@@ -1,12 +1,16 @@
-"""Routes of one listener: which requests a rollout owns, and the committed weights under the leased ones.
+"""Routes of one listener: which requests a rollout owns, who gets which arm, and the committed weights under the leased ones.
 
-Committed means: all to stable. The candidate's share and mirror are runtime keys (`runtime`), which the proxy drops by itself when we fall
-silent. A proxy without our runtime layers gets the shares written into the routes instead, unless the policy demands the lease.
+Committed means: all to stable. An arm's share, its mirror and whether segments reach it are runtime keys (`runtime`), which the proxy drops by
+itself when we fall silent. A proxy without our runtime layers gets them written into the routes instead, unless the policy demands the lease.
+
+A rollout has several routes for each of its matches, tried in this order: one for each segment; then, with a cookie, one for those who have it
+and one for those who get it with this answer, both hashing the same text; else a single one.
 Neighbours: `names`, `clusters`, `listeners`. Source: Envoy `route_components.proto`, `weighted_cluster_specifier.cc`, `hash_policy.cc`.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -16,15 +20,15 @@ from typing import TypeVar
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2 as pb
 from envoy.config.route.v3 import route_pb2
-from envoy.type.matcher.v3 import regex_pb2
+from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from envoy.type.v3 import percent_pb2
 
-from policies.spec.policy import Fallback
+from policies.lanes import TOTAL, Home, order, slots
+from policies.spec.policy import Compare, Cookie, Fallback, HeaderMatch, Segment
 from policies.traffic import Arm, Traffic
-from policies.weights import TOTAL, weights
 from xds_server.core.snapshot import Reference, Resource
 from xds_server.core.types import CDS
-from xds_server.resources import names
+from xds_server.resources import config, names
 from xds_server.resources.encoding import Piece, boolean, joined, nested, pack_raw, piece, resource, seconds, uint32
 
 ANY_HOST = "*"
@@ -39,7 +43,13 @@ V = TypeVar("V")
 SHADOW_HEADER = "x-crossfade-shadow"
 """Set on mirrored copies, so that a pod with side effects can tell them from users' requests."""
 
+REQUEST_ID = "x-request-id"
+"""Ours, whatever the client sent: names the user until the browser has the cookie, and becomes its value."""
+
 OTHER_HOST_TYPE = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+
+HOST_PICKS = 12
+"""How often a second attempt picks again when it gets the pod that just failed: of two pods, one pick in two is the wrong one."""
 
 RETRY_ON = {
     Fallback.CONNECT: "connect-failure,refused-stream,reset-before-request",
@@ -52,11 +62,11 @@ class Route:
     """One route of one rollout, ready to be placed among the others under its host pattern.
 
     Attributes:
-        order: Order of trial, unique under a pattern: the longest prefix first, then by name.
+        order: Order of trial, unique under a pattern: the most conditions on headers first, then the longest prefix, then by name.
     """
 
     rollout: str
-    order: tuple[int, str, int]
+    order: tuple[int, int, str, int, int]
     piece: Piece
 
 
@@ -88,14 +98,23 @@ def replaced(whole: Mapping[str, V], edits: Mapping[str, V | None]) -> dict[str,
 
 
 def rollout_routes(wish: Traffic, *, leased: bool) -> RolloutRoutes:
-    action = _action(wish, leased=leased)
+    ways = tuple(_ways(wish, leased=leased))
     under: dict[str, tuple[Route, ...]] = {}
     for place, match in enumerate(wish.where.match):
-        message = pb.Route(name=wish.rollout, match=pb.RouteMatch(prefix=match.path_prefix), route=action)
-        route = Route(wish.rollout, (-len(match.path_prefix), wish.rollout, place), nested(ROUTES_FIELD, piece(message)))
-        under[match.host.lower()] = (*under.get(match.host.lower(), ()), route)
+        conditions = tuple(map(_condition, match.headers))
+        for turn, way in enumerate(ways):
+            message = pb.Route(
+                name=way.name,
+                match=pb.RouteMatch(prefix=match.path_prefix, headers=(*conditions, *way.when)),
+                route=way.action,
+                response_headers_to_add=way.answer,
+                request_body_buffer_limit=config.body_limit(wish),
+            )
+            rank = (-len(match.headers), -len(match.path_prefix), wish.rollout, place, turn)
+            route = Route(wish.rollout, rank, nested(ROUTES_FIELD, piece(message)))
+            under[match.host.lower()] = (*under.get(match.host.lower(), ()), route)
     shadows = (names.shadow_cluster(wish.rollout, arm.variant) for arm in names.arms(wish))
-    return RolloutRoutes(under, tuple((CDS, cluster) for cluster in (*_lanes(wish), *shadows)))
+    return RolloutRoutes(under, tuple((CDS, cluster) for cluster in (*_slot_clusters(wish), *shadows)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,56 +204,136 @@ def _configuration(name: str, rollouts: Iterable[RolloutRoutes], hosts: Iterable
     return resource(name, joined((first, *hosts, last)), references=needs)
 
 
-def _action(wish: Traffic, *, leased: bool) -> pb.RouteAction:
-    action = pb.RouteAction(
-        weighted_clusters=_weighted(wish, leased=leased),
-        timeout=seconds(wish.where.timeout_s),
-        idle_timeout=seconds(0.0),
-    )
-    if wish.assignment.sticky_header is not None:
-        action.hash_policy.append(_hash_policy(wish, wish.assignment.sticky_header))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """One way to be given a variant.
+
+    Attributes:
+        when: Conditions beside those of the match.
+        answer: Headers added to the answers.
+    """
+
+    name: str
+    when: tuple[pb.HeaderMatcher, ...] = ()
+    action: pb.RouteAction
+    answer: tuple[base_pb2.HeaderValueOption, ...] = ()
+
+
+def _ways(wish: Traffic, *, leased: bool) -> Iterator[_Way]:
+    for segment in wish.assignment.segments:
+        name = names.pinned_route(wish.rollout, segment.name)
+        yield _Way(name=name, when=tuple(map(_condition, segment.when)), action=_pinned(wish, segment, leased=leased))
+    cookie, header = wish.assignment.cookie, wish.assignment.sticky_header
+    if cookie is not None:
+        known = _cookie_pattern(cookie)
+        has = pb.HeaderMatcher(name="cookie", string_match=string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=known)))
+        by_value = _hash_policy(wish, "cookie", f"^{known}$", "\\1")
+        yield _Way(name=wish.rollout, when=(has,), action=_drawn(wish, by_value, leased=leased))
+        action = _drawn(wish, _hash_policy(wish, REQUEST_ID), leased=leased)
+        yield _Way(name=wish.rollout, action=action, answer=(_minted(cookie),))
+    else:
+        yield _Way(name=wish.rollout, action=_drawn(wish, _hash_policy(wish, header) if header is not None else None, leased=leased))
+
+
+def _condition(wanted: HeaderMatch) -> pb.HeaderMatcher:
+    match wanted.compare:
+        case Compare.PRESENT:
+            return pb.HeaderMatcher(name=wanted.name, present_match=True)
+        case Compare.REGEX:
+            value = string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=wanted.value))
+        case Compare.EXACT | Compare.PREFIX | Compare.SUFFIX | Compare.CONTAINS:
+            value = string_pb2.StringMatcher(**{wanted.compare.value: wanted.value})
+    return pb.HeaderMatcher(name=wanted.name, string_match=value)
+
+
+def _drawn(wish: Traffic, hashed: pb.RouteAction.HashPolicy | None, *, leased: bool) -> pb.RouteAction:
+    """By share."""
+    weights = committed_weights(wish, leased=leased)
+    action = _action(wish, _weighted(weights, names.weight_prefix(wish) if leased and names.arms(wish) else ""))
+    if hashed is not None:
+        action.weighted_clusters.use_hash_policy.CopyFrom(boolean(value=True))
+        action.hash_policy.append(hashed)
     for arm in names.arms(wish):
         action.request_mirror_policies.append(_mirror(wish, arm, leased=leased))
+    return action
+
+
+def _pinned(wish: Traffic, segment: Segment, *, leased: bool) -> pb.RouteAction:
+    """All or nothing to the arm that the segment names; to stable if there is none. Pinned requests are not copied."""
+    arm = next((arm for arm in names.pinned_arms(wish) if arm.variant.name == segment.variant), None)
+    if arm is None:
+        return _action(wish, _weighted({names.cluster(wish.rollout, wish.stable): TOTAL}, ""))
+    weights = _committed(wish, pin_weights(wish, arm), leased=leased)
+    return _action(wish, _weighted(weights, names.pin_prefix(wish, arm.variant) if leased else ""))
+
+
+def _action(wish: Traffic, weighted: pb.WeightedCluster) -> pb.RouteAction:
+    action = pb.RouteAction(weighted_clusters=weighted, timeout=seconds(wish.where.timeout_s), idle_timeout=seconds(0.0))
     retries = RETRY_ON.get(wish.where.fallback)
     if retries is not None:
         action.retry_policy.CopyFrom(_retry_policy(retries))
     return action
 
 
-def _lanes(wish: Traffic) -> tuple[str, ...]:
-    return (names.cluster(wish.rollout, wish.stable), *(names.routed_cluster(wish, arm.variant) for arm in names.arms(wish)))
+def _slot_clusters(wish: Traffic) -> tuple[str, ...]:
+    """The cluster of each slot; stable's real one in its first."""
+    stables = iter((names.cluster(wish.rollout, wish.stable), *names.aliases(wish)))
+    arms = [names.routed_cluster(wish, arm.variant) for arm in names.arms(wish)]
+    return tuple(next(stables) if arm is None else arms[arm] for arm in order(len(arms), wish.lane))
+
+
+def homes(wish: Traffic) -> tuple[Home, ...]:
+    return tuple(Home(share_bp=arm.share_bp, reserve_bp=arm.reserve_bp) for arm in names.arms(wish))
 
 
 def lane_weights(wish: Traffic) -> dict[str, int]:
-    """Weight of each cluster a route names, stable first; their sum never changes."""
-    parts = weights({names.identity(arm.variant): arm.share_bp for arm in names.arms(wish)})
-    return dict(zip(_lanes(wish), parts.values(), strict=True))
+    """Weight of each cluster a route names, in the order of the slots; their sum never changes."""
+    return {cluster: slot.weight for cluster, slot in zip(_slot_clusters(wish), slots(homes(wish), wish.lane), strict=True)}
+
+
+def pin_weights(wish: Traffic, arm: Arm) -> dict[str, int]:
+    """The same for the segments that name an arm."""
+    stable, other = names.cluster(wish.rollout, wish.stable), names.routed_cluster(wish, arm.variant)
+    return {stable: 0, other: TOTAL} if arm.pinned else {stable: TOTAL, other: 0}
 
 
 def committed_weights(wish: Traffic, *, leased: bool) -> dict[str, int]:
-    """The weights that hold without us: all to stable; only a proxy that cannot lease gets the shares themselves."""
+    """The weights that hold without us."""
+    return _committed(wish, lane_weights(wish), leased=leased)
+
+
+def _committed(wish: Traffic, weights: dict[str, int], *, leased: bool) -> dict[str, int]:
+    """All to stable; only a proxy that cannot lease gets the shares themselves."""
     if leased or wish.lease.required:
-        return {cluster: 0 if place else TOTAL for place, cluster in enumerate(_lanes(wish))}
-    return lane_weights(wish)
+        return {cluster: TOTAL if cluster == names.cluster(wish.rollout, wish.stable) else 0 for cluster in weights}
+    return weights
 
 
-def _weighted(wish: Traffic, *, leased: bool) -> pb.WeightedCluster:
-    sticky = wish.assignment.sticky_header is not None
+def _weighted(weights: Mapping[str, int], key_prefix: str) -> pb.WeightedCluster:
     return pb.WeightedCluster(
-        clusters=[
-            pb.WeightedCluster.ClusterWeight(name=cluster, weight=uint32(weight))
-            for cluster, weight in committed_weights(wish, leased=leased).items()
-        ],
-        runtime_key_prefix=names.weight_prefix(wish) if leased and names.arms(wish) else "",
-        use_hash_policy=boolean(value=True) if sticky else None,
+        clusters=[pb.WeightedCluster.ClusterWeight(name=cluster, weight=uint32(weight)) for cluster, weight in weights.items()],
+        runtime_key_prefix=key_prefix,
     )
 
 
-def _hash_policy(wish: Traffic, header: str) -> pb.RouteAction.HashPolicy:
-    """Hash of the header's value with the salt behind it; without the header the pick is random."""
+def _hash_policy(wish: Traffic, header: str, pattern: str = "$", found: str = "") -> pb.RouteAction.HashPolicy:
+    """Hash of a header's value, or of what a pattern takes out of it, with the salt behind it; without the header the pick is random."""
     ending = f"#{names.salt(wish.rollout, wish.assignment)}".replace("\\", "\\\\")
-    rewrite = regex_pb2.RegexMatchAndSubstitute(pattern=regex_pb2.RegexMatcher(regex="$"), substitution=ending)
+    rewrite = regex_pb2.RegexMatchAndSubstitute(pattern=regex_pb2.RegexMatcher(regex=pattern), substitution=found + ending)
     return pb.RouteAction.HashPolicy(header=pb.RouteAction.HashPolicy.Header(header_name=header, regex_rewrite=rewrite))
+
+
+def _cookie_pattern(cookie: Cookie) -> str:
+    """The whole of a `cookie` header that has it, the first value as the group. Any bytes may stand around it: others' cookies may be no UTF-8."""
+    return rf"(?:\C*?; *)??{re.escape(cookie.name)}=([^;]+)\C*"
+
+
+def _minted(cookie: Cookie) -> base_pb2.HeaderValueOption:
+    name = cookie.name.replace("%", "%%")
+    value = f"{name}=%REQ({REQUEST_ID})%; Path=/; Max-Age={round(cookie.ttl_s)}; HttpOnly; SameSite=Lax"
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key="set-cookie", value=value), append_action=base_pb2.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
+    )
 
 
 def _mirror(wish: Traffic, arm: Arm, *, leased: bool) -> pb.RouteAction.RequestMirrorPolicy:
@@ -261,6 +360,6 @@ def _retry_policy(retry_on: str) -> pb.RetryPolicy:
                 name="envoy.retry_host_predicates.previous_hosts", typed_config=pack_raw(OTHER_HOST_TYPE, b"")
             )
         ],
-        host_selection_retry_max_attempts=3,
+        host_selection_retry_max_attempts=HOST_PICKS,
         retry_back_off=pb.RetryPolicy.RetryBackOff(base_interval=seconds(0.001), max_interval=seconds(0.005)),
     )

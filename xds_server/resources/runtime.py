@@ -1,7 +1,7 @@
 """The leased overlay: shares and mirrors as runtime keys, in layers that a proxy drops when their lifetime passes unrenewed.
 
 All keys of a route are written together and sum to the total the route itself has: a missing key would silently move the total, and with it
-sticky users. A mirror's share is written in struct form, because Envoy reads a bare integer as per cent.
+sticky users. Whether segments reach their arm is two keys more, all or nothing. A mirror's share is written in struct form, because Envoy reads a bare integer as per cent.
 Neighbours: `routes` has the same keys and the committed values. Source: Envoy RTDS, `runtime_impl.cc`; lifetimes: xDS "Resource TTL".
 """
 
@@ -15,7 +15,7 @@ from policies.traffic import Traffic
 from xds_server.core.snapshot import Resource
 from xds_server.resources import names
 from xds_server.resources.encoding import Piece, joined, nested, piece, resource
-from xds_server.resources.routes import lane_weights
+from xds_server.resources.routes import lane_weights, pin_weights
 
 LAYER_FIELD = rtds_pb2.Runtime.LAYER_FIELD_NUMBER
 
@@ -26,7 +26,7 @@ class Overlay:
 
     Attributes:
         keys: Runtime key -> the entry as it stands in a serialised layer.
-        ttl_s: How long it holds unrenewed [seconds]; None when it holds no share and no copy.
+        ttl_s: How long it holds unrenewed [seconds]; None when it holds no share, no copy and no segment.
     """
 
     keys: tuple[tuple[str, Piece], ...] = ()
@@ -41,10 +41,13 @@ def overlay(wish: Traffic) -> Overlay:
     if not arms:
         return NO_OVERLAY
     values = {names.weight_key(wish, cluster): Value(number_value=weight) for cluster, weight in lane_weights(wish).items()}
+    for arm in names.pinned_arms(wish):
+        prefix = names.pin_prefix(wish, arm.variant)
+        values |= {f"{prefix}.{cluster}": Value(number_value=weight) for cluster, weight in pin_weights(wish, arm).items()}
     for arm in arms:
         share = Struct(fields={"numerator": Value(number_value=arm.shadow_bp), "denominator": Value(string_value="TEN_THOUSAND")})
         values[names.mirror_key(wish, arm.variant)] = Value(struct_value=share)
-    leased = any(arm.share_bp or arm.shadow_bp for arm in arms)
+    leased = any(arm.leased for arm in arms)
     keys = tuple((key, piece(Struct(fields={key: value}))) for key, value in values.items())
     return Overlay(keys, wish.lease.ttl_s if leased else None)
 

@@ -8,17 +8,21 @@ it; evidence and hold are checkpointed once a second. Where the store fails, a s
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from policies import engine, explain, wish
+from policies.lanes import WHOLE, Lane, allocate
 from policies.rollout import (
+    IN_RELEASE,
     Commanded,
+    Effect,
     Event,
     EvidenceArrived,
+    Mode,
     Notify,
     Persist,
     PolicyChanged,
@@ -32,6 +36,8 @@ from policies.rollout import (
     Withdraw,
 )
 from policies.spec.policy import RolloutPolicy
+from policies.steps import reserves
+from policies.traffic import Arm
 from xds_server.adapters.store import Conflict, Store
 from xds_server.errors import PermanentStoreError, StoreError
 from xds_server.runtime.ports import Delivering
@@ -40,6 +46,12 @@ log = structlog.get_logger()
 
 QUEUE_MAX = 20_000
 """Events waiting at most; beyond that evidence is dropped and counted (no data never passes), all else is kept."""
+
+TURN_S = 0.005
+"""How long the queue is worked at a stretch [s]: a step that needs no store never waits by itself."""
+
+CHECKPOINT_AT_ONCE = 50
+"""States saved in one transaction: writing them takes the loop about 3 ms, and events wait meanwhile."""
 
 UNSAVED_MAX = 100
 """Decision records kept per rollout until the store is back."""
@@ -50,11 +62,12 @@ RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 @dataclass(slots=True)
 class Entry:
-    """A rollout as this process holds it. `revision` None = never saved; `saved` is the state of that revision."""
+    """A rollout as this process holds it. `revision` None = never saved; `saved` is the state of that revision, `saved_at` when it was [s, monotonic]."""
 
     state: Rollout
     revision: int | None = None
     saved: Rollout | None = None
+    saved_at: float = 0.0
     unsaved: tuple[tuple[bytes, float], ...] = ()
     """Records of steps that went out while the store was away."""
 
@@ -125,6 +138,11 @@ class Conductor:
                 pass
         return self.version
 
+    @property
+    def waiting(self) -> int:
+        """Events in the queue."""
+        return len(self._queue)
+
     # Work.
 
     async def load(self) -> None:
@@ -150,14 +168,45 @@ class Conductor:
         What the store kept from happening is owed: `checkpoint` tries it again.
         """
         self._wanted, self._owed = policies, False
+        lanes, fresh = self._lanes(policies), dict[str, Step]()
         for name, policy in policies.items():
+            lane = self._vacant(name, policy, lanes.get(name)) if policy.assignment.layer else WHOLE
             if name in self.entries:
-                await self._try(name, PolicyChanged(policy=policy))
+                await self._try(name, PolicyChanged(policy=policy, lane=lane))
             else:
-                await self._adopt(policy)
-        for name in self.entries.keys() - policies.keys():
+                fresh[name] = engine.adopt(policy, now=self._clock(), lane=lane)
+        await self._adopt(fresh)
+        for name in sorted(self.entries.keys() - policies.keys()):
             await self._try(name, PolicyRemoved())
         self._world.flush()
+
+    def _lanes(self, policies: Mapping[str, RolloutPolicy]) -> dict[str, Lane]:
+        """Lanes of the rollouts that are in a layer; each keeps the one it has, as long as it stays in its layer and is wide enough."""
+        layers: dict[str, dict[str, int]] = {}
+        for name, policy in policies.items():
+            if policy.assignment.layer:
+                layers.setdefault(policy.assignment.layer, {})[name] = sum(reserves(policy).values())
+        given: dict[str, Lane] = {}
+        for layer, wanted in layers.items():
+            known = {name: self.entries[name].state for name in wanted if name in self.entries}
+            held = {name: state.lane for name, state in known.items() if state.policy.assignment.layer == layer and state.lane.width_bp}
+            # A release keeps the lane it began in: its users are there.
+            kept = {name: lane.width_bp for name, lane in held.items() if known[name].mode in IN_RELEASE}
+            given |= allocate(wanted | kept, held)
+        return given
+
+    def _vacant(self, name: str, policy: RolloutPolicy, lane: Lane | None) -> Lane | None:
+        """The lane, unless another rollout of the layer has not left it yet (the store may keep it there): then none for now, and tried again."""
+        others = (entry.state for other, entry in self.entries.items() if other != name and entry.state.mode is not Mode.RETIRED)
+        there = [other.lane for other in others if other.policy.assignment.layer == policy.assignment.layer]
+        if lane is None or all(lane.end_bp <= other.start_bp or other.end_bp <= lane.start_bp for other in there):
+            return lane
+        self._owed = True
+        return None
+
+    async def tell(self, name: str, event: Event) -> None:
+        """Applies an event at once, before those that wait in the queue."""
+        await self._try(name, event)
 
     async def _try(self, name: str, event: Event) -> None:
         try:
@@ -178,40 +227,53 @@ class Conductor:
         self.kept[name] = value
 
     async def run(self) -> None:
-        """Works the queue for ever."""
+        """Works the queue for ever, and lets others have a turn between."""
         while True:
+            began = time.perf_counter()
             while self._queue:
                 name, event, waiter = self._queue.popleft()
                 await self._work(name, event, waiter)
+                if time.perf_counter() - began > TURN_S:
+                    await asyncio.sleep(0)
+                    began = time.perf_counter()
             self._wake.clear()
             await self._wake.wait()
 
-    async def checkpoint(self) -> None:
-        """Saves every state that changed since it was last saved, in one transaction, and applies what of the policies is still owed."""
-        async with self._one_at_a_time:
-            await self._checkpoint()
+    async def checkpoint(self, most: int | None = None) -> None:
+        """Saves states that changed since they were last saved, some at a time, and applies what of the policies is still owed.
+
+        Args:
+            most: How many at most, those saved longest ago first; None = all.
+        """
+        for name, entry in tuple(self.entries.items()):
+            if entry.unsaved:
+                async with self._one_at_a_time:
+                    await self._persist(name, entry, entry.state, ())
+        dirty = [name for name, entry in self.entries.items() if entry.state is not entry.saved and not entry.unsaved]
+        dirty = sorted(dirty, key=lambda name: self.entries[name].saved_at)[:most]
+        for first in range(0, len(dirty), CHECKPOINT_AT_ONCE):
+            async with self._one_at_a_time:
+                if not await self._checkpoint(dirty[first : first + CHECKPOINT_AT_ONCE]):
+                    break
         if self._owed:
             await self.apply_policies(self._wanted)
 
-    async def _checkpoint(self) -> None:
-        for name, entry in self.entries.items():
-            if entry.unsaved:
-                await self._persist(name, entry, entry.state, ())
-        dirty = {name: entry.state for name, entry in self.entries.items() if entry.state is not entry.saved and not entry.unsaved}
-        if not dirty:
-            return
-        batch = [(name, ROLLOUT.dump_json(state), self.entries[name].revision) for name, state in dirty.items()]
+    async def _checkpoint(self, names: Sequence[str]) -> bool:
+        """Saves some states in one transaction; False = the store did not take them."""
+        entries = {name: self.entries[name] for name in names}
+        states = {name: entry.state for name, entry in entries.items()}
+        batch = [(name, ROLLOUT.dump_json(state), entries[name].revision) for name, state in states.items()]
         began = time.perf_counter()
         try:
             revisions = await self._store.save_many(batch)
             self._saved("checkpoint", time.perf_counter() - began)
         except (StoreError, Conflict) as error:
             self._store_failed(error)
-            return
+            return False
         self._store_worked()
-        for name, revision in zip(dirty, revisions, strict=True):
-            entry = self.entries[name]
-            entry.revision, entry.saved = revision, dirty[name]
+        for (name, entry), revision in zip(entries.items(), revisions, strict=True):
+            entry.revision, entry.saved, entry.saved_at = revision, states[name], began
+        return True
 
     async def _work(self, name: str, event: Event, waiter: Waiter | None) -> None:
         try:
@@ -228,13 +290,24 @@ class Conductor:
             else:
                 waiter.set_result(outcome)
 
-    async def _adopt(self, policy: RolloutPolicy) -> None:
+    async def _adopt(self, fresh: Mapping[str, Step]) -> None:
+        """Takes new rollouts in. Never waits for the store: a new rollout sends everything to stable, and is saved when the store is back."""
         async with self._one_at_a_time:
-            first = engine.adopt(policy, now=self._clock())
-            entry = Entry(state=first.state)
-            # Never waits for the store: a new rollout sends everything to stable, and is saved when the store is back.
-            await self._carry_out(policy.name, entry, first)
-            self.entries[policy.name] = entry
+            entries = {name: Entry(state=first.state) for name, first in fresh.items()}
+            records = {name: _records(first) for name, first in fresh.items()}
+            batch = [(name, ROLLOUT.dump_json(first.state), None, records[name]) for name, first in fresh.items()]
+            try:
+                revisions = await self._store.commit_many(batch) if batch else []
+            except (StoreError, Conflict) as error:
+                self._store_failed(error)
+                for name, entry in entries.items():
+                    entry.unsaved = records[name]
+            else:
+                for entry, revision in zip(entries.values(), revisions, strict=True):
+                    entry.revision, entry.saved = revision, entry.state
+            for name, first in fresh.items():
+                await self._carry_out(name, entries[name], replace(first, effects=_unsaved(first)))
+                self.entries[name] = entries[name]
 
     async def _apply(self, name: str, event: Event) -> Step:
         async with self._one_at_a_time:
@@ -303,15 +376,30 @@ class Conductor:
 
 
 def _safer(before: Rollout, after: Rollout) -> bool:
-    """Whether a step leaves no arm with more than it had."""
+    """Whether a step leaves no arm with more than it had, and none with other users, and stable what it is or was before a promotion."""
     old, new = wish.traffic(before), wish.traffic(after)
     if old is None or new is None:
         return False
-    had = {arm.variant.identity: (arm.share_bp, arm.shadow_bp) for arm in old.arms}
-    return old.stable.identity == new.stable.identity and all(
-        arm.share_bp <= had.get(arm.variant.identity, (0, 0))[0] and arm.shadow_bp <= had.get(arm.variant.identity, (0, 0))[1]
-        for arm in new.arms
+    had = {arm.variant.identity: arm for arm in old.arms}
+    same_users = old.lane == new.lane and old.assignment == new.assignment
+    warm = {old.stable.identity} | ({before.previous.identity} if before.previous is not None else set())
+    return new.stable.identity in warm and all(
+        (same_users or not (arm.share_bp or arm.pinned)) and _no_more(arm, had.get(arm.variant.identity)) for arm in new.arms
     )
+
+
+def _no_more(arm: Arm, had: Arm | None) -> bool:
+    share, shadow, pinned = (had.share_bp, had.shadow_bp, had.pinned) if had else (0, 0, False)
+    return arm.share_bp <= share and arm.shadow_bp <= shadow and arm.pinned <= pinned
+
+
+def _records(step: Step) -> tuple[tuple[bytes, float], ...]:
+    return tuple((_json(record), record.at) for effect in step.effects if isinstance(effect, Persist) for record in effect.records)
+
+
+def _unsaved(step: Step) -> tuple[Effect, ...]:
+    """What follows once a step is saved."""
+    return tuple(effect for effect in step.effects if not isinstance(effect, Persist))
 
 
 def _json(record: Record) -> bytes:

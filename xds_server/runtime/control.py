@@ -1,17 +1,22 @@
 """The control port over the running parts: what the API and the command line see and do."""
 
+import re
 import time
 from collections import OrderedDict
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from policies import explain, report
-from policies.rollout import Commanded, Notify, Record, Step, Verb
+from policies.assign import Placement, placement
+from policies.rollout import Commanded, Notify, Record, Rollout, Step, Verb
 from xds_server.core.types import short
 from xds_server.errors import StoreError
 from xds_server.runtime.conductor import RECORD
-from xds_server.services.control import LATER_VERBS, VERBS, ActError, Fault, Health, JsonObject
+from xds_server.runtime.differences import difference
+from xds_server.services.control import VERBS, ActError, Fault, Health, JsonObject
 from xds_server.services.proxies import ProxyStatus
+from xds_server.services.webhook import signature_ok
 
 if TYPE_CHECKING:
     from xds_server.runtime.server import Server
@@ -25,7 +30,8 @@ class RuntimeControl:
 
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._answers: OrderedDict[tuple[str, str], JsonObject] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, str, str], JsonObject] = OrderedDict()
+        self._placements: dict[str, tuple[Rollout, Placement | None]] = {}
 
     def rollouts(self) -> list[JsonObject]:
         entries = self._server.conductor.entries
@@ -37,6 +43,7 @@ class RuntimeControl:
             return None
         status = report.report(entry.state, now=time.time(), held=self._server.holds(name))
         status["gap"] = self._server.collector.gap(name)
+        status["policy"] = dict(self._server.documents.origin(name))
         status["policy_errors"] = [
             error["message"] for error in self.policy_errors() if error["file"] == self._server.documents.file_of(name)
         ]
@@ -48,6 +55,7 @@ class RuntimeControl:
         return [report.record(RECORD.validate_json(body)) for body, _ in await self._server.store.records(name, last)]
 
     def proxies(self, node: str = "*") -> list[JsonObject]:
+        matches = re.compile(translate(node)).match  # not `fnmatch`, which keeps every pattern it was ever asked for
         refused: list[JsonObject] = [
             {
                 "node": each.node_id,
@@ -65,10 +73,10 @@ class RuntimeControl:
                 "times": each.times,
             }
             for each in self._server.hub.refused()
-            if fnmatchcase(each.node_id, node)
+            if matches(each.node_id)
         ]
         now = self._server.hub.clock()
-        return [_proxy(status, now) for status in self._server.hub.proxies(lambda node_id: fnmatchcase(node_id, node))] + refused
+        return [_proxy(status, now) for status in self._server.hub.proxies(lambda node_id: matches(node_id) is not None)] + refused
 
     def groups(self) -> list[JsonObject]:
         return [
@@ -95,18 +103,16 @@ class RuntimeControl:
             for error in self._server.documents.errors
         ]
 
-    async def act(self, name: str, verb: str, *, reason: str, actor: str, idempotency_key: str, dry_run: bool) -> JsonObject:
-        if verb in LATER_VERBS:
-            raise ActError(Fault.UNKNOWN_VERB, f"{verb} is not supported yet", hint=f"one of {', '.join(VERBS)}")
+    async def act(self, name: str, verb: str, *, to: str, reason: str, actor: str, idempotency_key: str, dry_run: bool) -> JsonObject:
         if verb not in VERBS:
             raise ActError(Fault.UNKNOWN_VERB, f"there is no verb {verb!r}", hint=f"one of {', '.join(VERBS)}")
         conductor = self._server.conductor
         if name not in conductor.entries:
             raise ActError(Fault.UNKNOWN_ROLLOUT, f"there is no rollout {name!r}", hint="crossfade status lists them")
-        known = self._answers.get((name, idempotency_key)) if idempotency_key else None
+        known = self._answers.get((name, verb, idempotency_key)) if idempotency_key else None
         if known is not None:
             return known
-        command = Commanded(verb=Verb(verb), actor=actor, reason=reason, key=idempotency_key)
+        command = Commanded(verb=Verb(verb), to=to, actor=actor, reason=reason, key=idempotency_key)
         if dry_run:
             return self._answer(name, conductor.imagine(name, command)) | {"dry_run": True}
         try:
@@ -115,10 +121,34 @@ class RuntimeControl:
             raise ActError(Fault.STORE_UNAVAILABLE, str(error), hint=error.hint) from error
         answer = self._answer(name, step)
         if idempotency_key:
-            self._answers[name, idempotency_key] = answer
+            self._answers[name, verb, idempotency_key] = answer
             while len(self._answers) > ANSWERS_MAX:
                 self._answers.popitem(last=False)
         return answer
+
+    def names(self) -> list[str]:
+        return sorted(self._server.conductor.entries)
+
+    def placement(self, name: str) -> Placement | None:
+        """Made anew when the state is another object, so that most answers cost a comparison."""
+        entry = self._server.conductor.entries.get(name)
+        if entry is None:
+            self._placements.pop(name, None)
+            return None
+        known = self._placements.get(name)
+        if known is None or known[0] is not entry.state:
+            known = self._placements[name] = entry.state, placement(entry.state)
+        return known[1]
+
+    def diff(self, texts: Mapping[str, bytes], *, whole: bool) -> JsonObject:
+        states = {name: entry.state for name, entry in self._server.conductor.entries.copy().items()}
+        return difference(self._server.documents, states, texts, whole=whole)
+
+    def policies_changed(self, body: bytes, headers: Mapping[str, str]) -> bool:
+        if not signature_ok(self._server.config.webhook_secret, body, headers):
+            return False
+        self._server.source.nudge()
+        return True
 
     def version(self) -> int:
         return self._server.conductor.version

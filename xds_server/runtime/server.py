@@ -9,31 +9,38 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 
 import structlog
 
-from policies.rollout import IN_RELEASE, Decision, Delivered, EvidenceArrived, Mode, PodsProbed, Record, Ticked
+from policies.rollout import IN_RELEASE, KEEPING, Decision, Delivered, EvidenceArrived, Mode, Record, Rollout, Ticked
 from policies.spec.policy import RolloutPolicy
+from xds_server.adapters.calendar import Calendar
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.adapters.policy_directory import PolicyDirectory
+from xds_server.adapters.policy_git import PolicyGit
 from xds_server.adapters.readiness import Prober
 from xds_server.adapters.store import Store, open_store
-from xds_server.config import ServeConfig
+from xds_server.config import API_GRPC, GitPlace, ServeConfig
 from xds_server.core.transport import Method
+from xds_server.errors import ListenError, SourceError
 from xds_server.evidence.collector import Collector
 from xds_server.runtime import web
 from xds_server.runtime.conductor import Conductor
 from xds_server.runtime.control import RuntimeControl
 from xds_server.runtime.documents import Documents
+from xds_server.runtime.group import LEASED, PLAIN, key_of
+from xds_server.runtime.ports import PolicySource
+from xds_server.runtime.watch import Probes, Readiness, source_changes, window_changes
 from xds_server.runtime.world import World
 from xds_server.services import http_api
 from xds_server.services.ads import AdsHub
 from xds_server.services.client_status import ClientStatus
 from xds_server.services.messages import NodeInfo
 from xds_server.services.metrics import Metrics
-from xds_server.services.proxies import ProxyEvent, Refusal, Refused
-from xds_server.services.telemetry import telemetry_methods
+from xds_server.services.proxies import Member, ProxyEvent, Refusal, Refused
+from xds_server.services.telemetry import OpenLogs, telemetry_methods
 
 log = structlog.get_logger()
 
@@ -41,8 +48,14 @@ BLOCK_S = 0.1
 """How often evidence is judged [s]: blocks close in this rhythm where something arrived."""
 
 TICK_S = 0.5
-PROBE_S = 1.0
+
+LOOK_S = 1.0
+"""How often freeze windows and the source of the evidence are looked at [s]."""
+
 CHECKPOINT_S = 1.0
+CHECKPOINTS_MOST = 200
+"""Rollouts whose evidence and hold are saved at one checkpoint, those saved longest ago first: it costs about 60 us each."""
+
 HEARTBEAT_S = 0.2
 
 TRIAL_S = 0.1
@@ -74,9 +87,12 @@ class Server:
             dropped=self.metrics.dropped,
             saved=self.metrics.store_seconds,
         )
-        self.documents = Documents()
-        self.directory = PolicyDirectory(config.policies, on_error=self._source_error)
-        self.prober = Prober()
+        self.documents = Documents(source=str(config.policies))
+        self.source = _policy_source(config, on_error=self._source_error)
+        self.calendar = Calendar()
+        self.logs = OpenLogs()
+        self.readiness = Readiness(Prober(), self.states, self.conductor.submit)
+        self.probes = Probes(self.states, self.conductor.submit, self.readiness.places)
         self.control = RuntimeControl(self)
         self.source_words = ""
         self.ready = False
@@ -100,6 +116,9 @@ class Server:
             self.metrics.dropped(what, count)
         return self.metrics.exposition()
 
+    def states(self) -> Iterator[Rollout]:
+        return (entry.state for entry in tuple(self.conductor.entries.values()))
+
     def holds(self, rollout: str) -> bool:
         """Whether a lease of this rollout is being renewed."""
         return rollout in self.held
@@ -108,7 +127,7 @@ class Server:
         return (
             *self.hub.methods(),
             *ClientStatus(self.hub.proxies).methods(),
-            *telemetry_methods(access_log=self.collector.access_log, load_report=self.collector.load_report),
+            *telemetry_methods(access_log=self.collector.access_log, load_report=self.collector.load_report, logs=self.logs),
         )
 
     async def start(self) -> None:
@@ -116,25 +135,39 @@ class Server:
         await self.conductor.load()
         self.documents.remember(self.conductor.kept.get(GOOD_TEXTS, b""))
         self.world.restore(self.conductor.kept.get(STEADY, b""))
-        await self.take_policies(await self.directory.read())
+        await self.take_policies(await self._first_texts())
         self.hub.ready()
         self.ready = True
 
+    async def _first_texts(self) -> Mapping[str, bytes]:
+        """A git server that is away must not hinder a start: what was in force is remembered. A directory is there, or was mistyped."""
+        try:
+            return await self.source.read()
+        except SourceError as error:
+            if not self.documents.good or not isinstance(self.config.policies, GitPlace):
+                raise
+            self._source_error(str(error))
+            return self.documents.good
+
     async def take_policies(self, texts: Mapping[str, bytes]) -> None:
         """Puts a new set of files in force, as far as it is good."""
-        loaded = await asyncio.to_thread(self.documents.take, texts)
+        loaded = await asyncio.to_thread(self.documents.take, texts, self.source.revision)
         for error in self.documents.errors:
             log.warning("policy.broken", file=error.file, line=error.line, path=error.path, error=error.message)
         self.world.set_proxies(loaded.proxies)
         policies: dict[str, RolloutPolicy] = {policy.name: policy for policy in loaded.rollouts}
+        for name, event in window_changes(self.calendar, self.states(), time.time(), policies):
+            if event.words:  # before the edit, which could raise a share; one that ends is told after it
+                await self.conductor.tell(name, event)
         await self.conductor.apply_policies(policies)
+        self.look_at_windows()
         await self.conductor.keep(GOOD_TEXTS, self.documents.to_bytes())
         self.conductor.touch()
 
     # Loops.
 
     async def policies_loop(self) -> None:
-        async for texts in self.directory.changes():
+        async for texts in self.source.changes():
             await self.take_policies(texts)
 
     async def trial_loop(self) -> None:
@@ -169,26 +202,36 @@ class Server:
             self.metrics.loop_lag(max(0.0, time.monotonic() - planned))
             for name, entry in self.conductor.entries.items():
                 self._deliver(name)
-                if entry.state.mode in {Mode.STEP, Mode.BAKING}:
+                # One that had an event lately has been looked at; a clock that was set back is no such event.
+                if _ticks(entry.state) and abs(time.time() - entry.state.clock) >= TICK_S:
                     self.conductor.submit(name, Ticked())
-            if any(entry.state.mode in {Mode.STEP, Mode.BAKING, Mode.WARMING} for entry in self.conductor.entries.values()):
+            if any(_ticks(state) for state in self.states()):
                 self.conductor.touch()
 
     async def probe_loop(self) -> None:
+        """Pods, and the requests of `probe` steps."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.readiness.run())
+            tasks.create_task(self.probes.run())
+
+    async def watch_loop(self) -> None:
         while True:
-            for name, entry in tuple(self.conductor.entries.items()):
-                candidate = entry.state.candidate
-                if candidate is None or entry.state.mode not in IN_RELEASE:
-                    continue
-                pods = await self.prober.probe(candidate)
-                if pods != entry.state.pods:
-                    self.conductor.submit(name, PodsProbed(identity=candidate.identity, pods=pods))
-            await asyncio.sleep(PROBE_S)
+            self.look_at_windows()
+            for name, event in source_changes(self.states(), self.collector.gap, self._members, self.logs, time.time()):
+                self.conductor.submit(name, event)
+            await asyncio.sleep(LOOK_S)
+
+    def look_at_windows(self) -> None:
+        for name, event in window_changes(self.calendar, self.states(), time.time()):
+            self.conductor.submit(name, event)
+
+    def _members(self, group: str) -> Iterator[Member]:
+        return chain.from_iterable(self.hub.members(key_of(group, view)) for view in (LEASED, PLAIN))
 
     async def checkpoint_loop(self) -> None:
         while True:
             await asyncio.sleep(CHECKPOINT_S)
-            await self.conductor.checkpoint()
+            await self.conductor.checkpoint(CHECKPOINTS_MOST)
             self.hub.tick()
 
     async def lease_loop(self) -> None:
@@ -256,6 +299,17 @@ class Server:
                 log.info("policies.readable")
 
 
+def _policy_source(config: ServeConfig, *, on_error: Callable[[str], None]) -> PolicySource:
+    if isinstance(config.policies, GitPlace):
+        return PolicyGit(config.policies, cache=config.policies_cache, interval_s=config.policies_poll_s, on_error=on_error)
+    return PolicyDirectory(config.policies, on_error=on_error)
+
+
+def _ticks(state: Rollout) -> bool:
+    """Whether time decides something."""
+    return state.mode in IN_RELEASE | KEEPING or state.incoming is not None
+
+
 def _next_turn(call: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_soon(call)
 
@@ -275,13 +329,15 @@ async def serve(config: ServeConfig) -> int:
         try:
             await server.start()
             xds_port = await transport.serve(config.xds)
+            grpc_api = _grpc_api(server, config)
         except BaseException:
             api.release()
+            await transport.stop()
             raise
         gc.freeze()
         gc.set_threshold(100_000, 50, 1000)
         log.info("server.ready", xds_port=xds_port, api_port=bound, policies=str(config.policies), store=config.store)
-        await _until_stopped(server, api)
+        await _until_stopped(server, api, grpc_api)
         await transport.stop()
     finally:
         await store.close()
@@ -289,7 +345,20 @@ async def serve(config: ServeConfig) -> int:
     return 0
 
 
-async def _until_stopped(server: Server, api: "web.Api") -> None:
+def _grpc_api(server: Server, config: ServeConfig) -> "web.GrpcApi | None":
+    """Raises: ListenError: If the port that was asked for cannot be had; without the usual one it goes on."""
+    api = web.GrpcApi(server.control, config.api_grpc or API_GRPC)
+    try:
+        log.info("server.api_grpc", port=api.bind())
+    except ListenError as error:
+        if config.api_grpc:
+            raise
+        log.warning("server.no_api_grpc", error=str(error))
+        return None
+    return api
+
+
+async def _until_stopped(server: Server, api: "web.Api", grpc_api: "web.GrpcApi | None") -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -304,9 +373,11 @@ async def _until_stopped(server: Server, api: "web.Api") -> None:
                 ("evidence", server.evidence_loop()),
                 ("ticks", server.tick_loop()),
                 ("probes", server.probe_loop()),
+                ("watch", server.watch_loop()),
                 ("checkpoints", server.checkpoint_loop()),
                 ("leases", server.lease_loop()),
                 ("api", api.serve()),
+                *((("api_grpc", grpc_api.serve()),) if grpc_api is not None else ()),
             )
         ]
         await stop.wait()

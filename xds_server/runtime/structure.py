@@ -6,6 +6,7 @@ version with other pods is another cluster.
 
 from dataclasses import replace
 
+from policies.lanes import Home, misfit
 from policies.spec.policy import Lease, Variant
 from policies.traffic import Arm, Traffic
 
@@ -18,19 +19,18 @@ def structure(wish: Traffic) -> Traffic:
 def with_shares(steady: Traffic, newest: Traffic) -> Traffic:
     """A structure that proxies have with the newest shares; `steady` itself if they are its own.
 
-    An arm that the newest wish no longer has gets nothing; one that it makes stable keeps what it has until that is delivered.
+    An arm that the newest wish no longer has gets nothing; one that it makes stable keeps what it has until that is delivered. Shares that do not
+    fit beside each other in the old structure wait: stable has it all.
     """
     wanted = {arm.variant.identity: arm for arm in newest.arms}
     arms = tuple(
         arm
         if arm.variant.identity == newest.stable.identity
-        else replace(
-            arm,
-            share_bp=wanted[arm.variant.identity].share_bp if arm.variant.identity in wanted else 0,
-            shadow_bp=wanted[arm.variant.identity].shadow_bp if arm.variant.identity in wanted else 0,
-        )
+        else replace(wanted.get(arm.variant.identity, Arm(variant=arm.variant)), variant=arm.variant)
         for arm in steady.arms
     )
+    if misfit([Home(share_bp=arm.share_bp, reserve_bp=arm.reserve_bp) for arm in arms], steady.lane):
+        arms = tuple(Arm(variant=arm.variant) for arm in steady.arms)
     shown = replace(steady, publication=newest.publication, lease=newest.lease, arms=arms)
     return steady if shown == steady else shown
 
@@ -39,7 +39,7 @@ def adds_nothing(steady: Traffic, newest: Traffic) -> bool:
     """Whether a wish only gives traffic back to, or lets go of, what the proxies have: a revert after a promotion must not wait."""
     arms, others = {_plain(arm.variant) for arm in steady.arms}, {_plain(each) for each in (steady.stable, *steady.kept)}
     return (
-        (newest.where, newest.assignment) == (steady.where, steady.assignment)
+        (newest.where, newest.assignment, newest.lane) == (steady.where, steady.assignment, steady.lane)
         and _plain(newest.stable) in others
         and {_plain(arm.variant) for arm in newest.arms} <= arms
         and {_plain(each) for each in newest.kept} <= arms | others

@@ -140,7 +140,7 @@ class World:
         return found.staging.convicted.get(DOCUMENT, "") if found is not None else ""
 
     def leases(self) -> dict[tuple[str, str], tuple[float, tuple[str, ...]]]:
-        """(group, layer) -> (smallest ttl [s], rollouts) of every layer that holds a share or a mirror."""
+        """(group, layer) -> (smallest ttl [s], rollouts) of every layer that holds a share, a mirror or a segment."""
         held: dict[tuple[str, str], tuple[float, tuple[str, ...]]] = {}
         for group in self._groups.values():
             for rollout, wish in group.newest.items():
@@ -177,7 +177,7 @@ def _name_of(key: str) -> str:
 
 
 def _has_shares(wish: Traffic) -> bool:
-    return any(arm.share_bp or arm.shadow_bp for arm in wish.arms)
+    return any(arm.leased for arm in wish.arms)
 
 
 def _has_layers(node: NodeInfo) -> bool:

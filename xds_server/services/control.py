@@ -5,9 +5,13 @@ Neighbours: `http_api` speaks it over HTTP; `xds_server.runtime` implements it. 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from policies.assign import Placement
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 JsonObject = dict[str, Json]
@@ -29,17 +33,27 @@ PHASES = (
 )
 """Every word `phase` can be in the status."""
 
-VERBS = ("abort", "promote", "pause", "resume")
-"""What `act` can do now."""
+VERBS = ("start", "advance", "promote", "abort", "pause", "resume", "retry", "approve", "rollback", "freeze", "unfreeze")
+"""What `act` can do: the values of `policies.rollout.Verb`."""
 
-LATER_VERBS = ("start", "advance", "retry", "approve", "rollback", "freeze", "unfreeze")
-"""Verbs that are promised and not there yet: asking for one gets a clear answer."""
+VERBS_OF_ALL = ("freeze", "unfreeze")
+"""What can be said to all rollouts at once."""
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 """A DNS label, as rollouts are named."""
 
 NAME_HINT = "lower-case letters, digits and '-', at most 63"
 
+TEXT_MAX = {"reason": 2000, "actor": 200, "idempotency_key": 200, "to": 300}
+"""Longest texts of an act [characters]: they are kept for good in the decision record."""
+
+WATCHERS_MAX = 64
+"""Clients that watch at once, over each API."""
+
+NODE_MAX = 512
+"""Longest pattern of node ids [characters]; an id has no more."""
+
+HISTORY_DEFAULT = 20
 HISTORY_MAX = 1000
 """Decision records handed out at most in one answer."""
 
@@ -116,14 +130,35 @@ class Control(Protocol):
         """Faults of the policy files as they are on disk now: [{file, line, column, path, message, expected, hint}]."""
         ...
 
-    async def act(self, name: str, verb: str, *, reason: str, actor: str, idempotency_key: str, dry_run: bool) -> JsonObject:
+    async def act(self, name: str, verb: str, *, to: str, reason: str, actor: str, idempotency_key: str, dry_run: bool) -> JsonObject:
         """Carries a verb out and returns the decision record it caused, with `"dry_run": true` when nothing was changed.
 
         Args:
+            to: Of a rollback: the version or identity to go to; of a promotion: the arm. "" = the obvious one.
             idempotency_key: Acts with the key of an earlier one change nothing and return what that one did; "" = none.
 
         Raises: ActError: If it was not carried out.
         """
+        ...
+
+    def names(self) -> list[str]:
+        """The names of all rollouts, sorted: cheap, where `rollouts` is not."""
+        ...
+
+    def placement(self, name: str) -> "Placement | None":
+        """Who gets which variant of a rollout, now and in the steps to come; None = it owns no traffic. Cheap: asked for every request."""
+        ...
+
+    def diff(self, texts: Mapping[str, bytes], *, whole: bool) -> JsonObject:
+        """What putting these files in force would change: {"changes": […], "errors": […]}. Reads only, and may run in a thread.
+
+        Args:
+            whole: They are all there would be; else the other documents stay, and only those in the files are compared.
+        """
+        ...
+
+    def policies_changed(self, body: bytes, headers: Mapping[str, str]) -> bool:
+        """Looks at the source of the policies now. False = nobody we know says so, and nothing is done."""
         ...
 
     def version(self) -> int:

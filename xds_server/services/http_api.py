@@ -10,10 +10,12 @@ Neighbours: `control` is the port; the runtime serves the app.
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,23 +23,39 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
-from xds_server.services.control import HISTORY_MAX, LATER_VERBS, NAME, NAME_HINT, VERBS, ActError, Control, Fault, Json, JsonObject
+from policies.assign import Placement
+from xds_server.services import bodies, ofrep, webhook
+from xds_server.services.control import (
+    HISTORY_DEFAULT,
+    HISTORY_MAX,
+    NAME,
+    NAME_HINT,
+    NODE_MAX,
+    TEXT_MAX,
+    VERBS,
+    VERBS_OF_ALL,
+    WATCHERS_MAX,
+    ActError,
+    Control,
+    Fault,
+    Json,
+    JsonObject,
+)
 from xds_server.services.metrics import CONTENT_TYPE_LATEST
 
 BODY_MAX_BYTES = 64 * 1024
-WATCHERS_MAX = 64
+DIFF_MAX_BYTES = 8 * 1024 * 1024
+"""The loop stands still while it is parsed: a hostile one of this size costs a second, and leases last several."""
+
+DIFF_FILES_MAX = 10_000
+PUSHES_MAX = 4
+"""Calls of git servers that are read at once: nobody has signed before the whole body is there."""
+
 HEARTBEAT_S = 5.0
 """A watcher hears something at least this often [s]; a client that left is noticed as fast."""
 
 STUCK_S = 30.0
 """A watcher that does not read for so long is let go [s]."""
-
-HISTORY_DEFAULT = 20
-NODE_MAX = 512
-"""Longest pattern of node ids [characters]; an id has no more."""
-
-TEXT_MAX = {"reason": 2000, "actor": 200, "idempotency_key": 200}
-"""Longest texts of an act [characters]: they are kept for good in the decision record."""
 
 HTTP_STATUS: dict[Fault, int] = {
     Fault.UNKNOWN_ROLLOUT: 404,
@@ -47,13 +65,21 @@ HTTP_STATUS: dict[Fault, int] = {
     Fault.NOT_READY: 503,
 }
 
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_FILES_HINT = 'such as {"files": {"chat.yaml": "apiVersion: crossfade/v1 ..."}}'
+PLACEMENT: Final = TypeAdapter(Placement)
+"""A placement as `GET /v1/rollouts/NAME/assignment` has it."""
+
 _INDEX = (
     "crossfade: there is no console yet, but an API:\n\n"
     "GET  /v1/rollouts                 all rollouts and the faults of the policy files\n"
     "GET  /v1/rollouts/NAME            one rollout\n"
     "GET  /v1/rollouts/NAME/history    its decisions (?last=20)\n"
-    "POST /v1/rollouts/NAME:VERB       abort, promote, pause, resume\n"
+    "GET  /v1/rollouts/NAME/assignment who gets which variant, now and in the steps to come\n"
+    f"POST /v1/rollouts/NAME:VERB       {', '.join(VERBS)}\n"
+    f"POST /v1/rollouts:VERB            all of them: {', '.join(VERBS_OF_ALL)}\n"
+    "POST /v1/policies:diff            what other policy files would change\n"
+    "POST /v1/policies:changed         the git server says that there was a push\n"
+    "POST /ofrep/v1/evaluate/flags     feature flags (OpenFeature): /NAME for one rollout\n"
     "GET  /v1/watch                    the first, again at every change (server-sent events)\n"
     "GET  /v1/proxies                  connected proxies and their groups (?node=edge-*)\n"
     "GET  /metrics  /healthz  /readyz\n"
@@ -78,6 +104,7 @@ class _Act:
     reason: str = ""
     actor: str = "api"
     idempotency_key: str = ""
+    to: str = ""
     dry_run: bool = False
 
 
@@ -87,11 +114,16 @@ def app(control: Control) -> Starlette:
     return Starlette(
         routes=[
             Route("/", api.index),
-            Route("/v1/rollouts", api.rollouts),
+            Route("/v1/rollouts", api.rollouts, methods=["GET"]),
+            Route("/v1/rollouts:{verb}", api.act_on_all, methods=["POST"]),
             Route("/v1/rollouts/{name}", api.rollout, methods=["GET"]),
             Route("/v1/rollouts/{name}:{verb}", api.act, methods=["POST"]),
             Route("/v1/rollouts/{name}", api.no_verb, methods=["POST"]),
             Route("/v1/rollouts/{name}/history", api.history),
+            Route("/v1/rollouts/{name}/assignment", api.assignment),
+            Route("/v1/policies:diff", api.diff, methods=["POST"]),
+            Route("/v1/policies:changed", api.changed, methods=["POST"]),
+            *ofrep.routes(control),
             Route("/v1/watch", api.watch),
             Route("/v1/proxies", api.proxies),
             Route("/metrics", api.metrics),
@@ -109,14 +141,16 @@ class _Api:
         self._control = control
         self._watchers = 0
         self._written: tuple[int, bytes] = (-1, b"")
+        self._diffing = False
+        self._pushes = 0
 
     # Reading.
 
     async def index(self, _: Request) -> Response:
-        return Response(_INDEX, media_type="text/plain", headers=_HEADERS)
+        return Response(_INDEX, media_type="text/plain", headers=bodies.HEADERS)
 
     async def rollouts(self, _: Request) -> Response:
-        return _json(self._all())
+        return bodies.answer(self._all())
 
     async def rollout(self, request: Request) -> Response:
         name, colon, verb = request.path_params["name"].partition(":")
@@ -125,30 +159,37 @@ class _Api:
         found = self._control.rollout(_checked(name))
         if found is None:
             raise _unknown(name)
-        return _json(found)
+        return bodies.answer(found)
 
     async def history(self, request: Request) -> Response:
         name = _checked(request.path_params["name"])
         found = await self._control.history(name, _last(request.query_params.get("last")))
         if found is None:
             raise _unknown(name)
-        return _json({"history": list(found)})
+        return bodies.answer({"history": list(found)})
+
+    async def assignment(self, request: Request) -> Response:
+        name = _checked(request.path_params["name"])
+        found = self._control.placement(name)
+        if found is None:
+            raise _unknown(name)
+        return Response(PLACEMENT.dump_json(found), media_type="application/json", headers=bodies.HEADERS)
 
     async def proxies(self, request: Request) -> Response:
         node = request.query_params.get("node", "*")
         if len(node) > NODE_MAX:
             raise ApiError(400, "bad_request", f"node={node[:100]}... is longer than {NODE_MAX} characters", hint="such as node=edge-*")
-        return _json({"proxies": list(self._control.proxies(node)), "groups": list(self._control.groups())})
+        return bodies.answer({"proxies": list(self._control.proxies(node)), "groups": list(self._control.groups())})
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self._control.metrics(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
+        return Response(self._control.metrics(), headers={**bodies.HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
 
     async def healthz(self, _: Request) -> Response:
-        return _json({"alive": True})
+        return bodies.answer({"alive": True})
 
     async def readyz(self, _: Request) -> Response:
         health = self._control.health()
-        return _json({"ready": health.ready, "waiting_for": list(health.waiting_for)}, status=200 if health.ready else 503)
+        return bodies.answer({"ready": health.ready, "waiting_for": list(health.waiting_for)}, status=200 if health.ready else 503)
 
     def _all(self) -> JsonObject:
         return {"rollouts": list(self._control.rollouts()), "policy_errors": list(self._control.policy_errors())}
@@ -176,7 +217,7 @@ class _Api:
     def _event(self, version: int) -> bytes:
         """One state as an event; written once for all watchers."""
         if self._written[0] != version:
-            self._written = (version, b"event: rollouts\nid: %d\ndata: %s\n\n" % (version, _dump(self._all())))
+            self._written = (version, b"event: rollouts\nid: %d\ndata: %s\n\n" % (version, bodies.dump(self._all())))
         return self._written[1]
 
     # Acting.
@@ -189,24 +230,67 @@ class _Api:
     async def act(self, request: Request) -> Response:
         _same_origin(request)
         name, verb = _checked(request.path_params["name"]), str(request.path_params["verb"])
-        _known_verb(verb)
+        _known_verb(verb, VERBS)
+        return bodies.answer(await self._act(name, verb, _parse_act(await _body(request))))
+
+    async def act_on_all(self, request: Request) -> Response:
+        """Each rollout by itself; one that refuses does not keep the others from obeying."""
+        _same_origin(request)
+        verb = str(request.path_params["verb"])
+        _known_verb(verb, VERBS_OF_ALL)
         wanted = _parse_act(await _body(request))
-        record = await self._control.act(
+        done: list[Json] = []
+        for name in self._control.names():
+            try:
+                done.append({"rollout": name, "record": await self._act(name, verb, wanted)})
+            except ActError as error:
+                done.append({"rollout": name, "error": {"code": error.fault.value, "message": error.message, "hint": error.hint}})
+        return bodies.answer({"acts": done})
+
+    async def _act(self, name: str, verb: str, wanted: "_Act") -> JsonObject:
+        return await self._control.act(
             name,
             verb,
+            to=wanted.to,
             reason=wanted.reason,
             actor=wanted.actor,
             idempotency_key=wanted.idempotency_key,
             dry_run=wanted.dry_run,
         )
-        return _json(record)
+
+    # Policies.
+
+    async def diff(self, request: Request) -> Response:
+        _same_origin(request)
+        if self._diffing:
+            raise ApiError(503, "busy", "another diff is being made", hint="try again")
+        self._diffing = True
+        try:
+            texts, whole = _parse_texts(await _body(request, DIFF_MAX_BYTES))
+            return bodies.answer(await asyncio.to_thread(self._control.diff, texts, whole=whole))
+        finally:
+            self._diffing = False
+
+    async def changed(self, request: Request) -> Response:
+        if self._pushes >= PUSHES_MAX:
+            raise ApiError(503, "busy", f"{PUSHES_MAX} calls are being read already", hint="the push is found by polling")
+        self._pushes += 1
+        try:
+            body = await _body(request, webhook.BODY_MAX_BYTES)
+        finally:
+            self._pushes -= 1
+        if not self._control.policies_changed(body, request.headers):
+            raise ApiError(
+                403, "not_signed", "the call is not signed with our secret", hint="give both sides the same one: --webhook-secret-file"
+            )
+        return bodies.answer({"looking": True}, status=202)
 
 
 class _Watch(StreamingResponse):
     """Server-sent events written by `tell`; ends when the client leaves or does not read for `STUCK_S`, and neither is an error."""
 
     def __init__(self, tell: Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]) -> None:
-        super().__init__((), headers={**_HEADERS, "X-Accel-Buffering": "no"}, media_type="text/event-stream")
+        super().__init__((), headers={**bodies.HEADERS, "X-Accel-Buffering": "no"}, media_type="text/event-stream")
         self._tell = tell
 
     async def stream_response(self, send: Send) -> None:
@@ -240,12 +324,10 @@ def _unknown(name: str) -> ApiError:
     return ApiError(404, Fault.UNKNOWN_ROLLOUT.value, f"there is no rollout {name!r}", hint="GET /v1/rollouts lists them")
 
 
-def _known_verb(verb: str) -> None:
-    hint = f"one of {', '.join(VERBS)}"
-    if verb in LATER_VERBS:
-        raise ApiError(404, Fault.UNKNOWN_VERB.value, f"{verb} is not supported yet", hint=hint)
-    if verb not in VERBS:
-        raise ApiError(404, Fault.UNKNOWN_VERB.value, f"there is no verb {verb[:100]!r}", hint=hint)
+def _known_verb(verb: str, known: Sequence[str]) -> None:
+    if verb not in known:
+        message = f"{verb} is for one rollout" if verb in VERBS else f"there is no verb {verb[:100]!r}"
+        raise ApiError(404, Fault.UNKNOWN_VERB.value, message, hint=f"one of {', '.join(known)}")
 
 
 def _last(text: str | None) -> int:
@@ -256,13 +338,27 @@ def _last(text: str | None) -> int:
     return int(text)
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_MAX_BYTES:
-            raise ApiError(413, "too_large", f"the body is larger than {BODY_MAX_BYTES} bytes", hint="an act needs a reason, not a novel")
-    return bytes(body)
+async def _body(request: Request, most: int = BODY_MAX_BYTES) -> bytes:
+    try:
+        return await bodies.read(request, most)
+    except bodies.BodyError as error:
+        code = {408: "too_slow", 413: "too_large"}.get(error.status, "bad_request")
+        hint = "an act needs a reason, not a novel" if error.status == 413 and most == BODY_MAX_BYTES else ""
+        raise ApiError(error.status, code, str(error), hint=hint) from None
+
+
+def _parse_texts(body: bytes) -> tuple[dict[str, bytes], bool]:
+    """The files of a diff, and whether they are all there would be: {"files": {name: text}, "whole": false}."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "bad_json", "the body is not JSON", hint=_FILES_HINT) from None
+    files, whole = (found.get("files"), found.get("whole", False)) if isinstance(found, dict) else (None, False)
+    if not isinstance(files, dict) or not isinstance(whole, bool) or not all(isinstance(text, str) for text in files.values()):
+        raise ApiError(400, "bad_request", "the body has no files", hint=_FILES_HINT)
+    if len(files) > DIFF_FILES_MAX:
+        raise ApiError(413, "too_large", f"the body has more than {DIFF_FILES_MAX} files", hint="compare a part of them")
+    return {name: text.encode("utf-8", "replace") for name, text in files.items()}, whole
 
 
 def _parse_act(body: bytes) -> _Act:
@@ -289,16 +385,8 @@ def _parse_act(body: bytes) -> _Act:
 # Answers.
 
 
-def _dump(value: Json) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def _json(value: Json, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_dump(value), status_code=status, media_type="application/json", headers={**_HEADERS, **(headers or {})})
-
-
 def _error(status: int, code: str, message: str, hint: str, headers: Mapping[str, str] | None = None) -> Response:
-    return _json({"error": {"code": code, "message": message, "hint": hint}}, status=status, headers=headers)
+    return bodies.answer({"error": {"code": code, "message": message, "hint": hint}}, status=status, headers=headers)
 
 
 async def _api_error(_: Request, error: Exception) -> Response:

@@ -38,9 +38,9 @@ class Metrics:
 
         self._share = gauge("rollout_share", "Fraction of requests a variant gets, as ACKed by the proxies", "rollout", "variant")
         self._phase = gauge("rollout_phase", "1 for the phase the rollout is in, 0 for the others", "rollout", "phase")
-        self._evidence = gauge("gate_evidence", "Odds that the candidate is worse by the margin", "rollout", "gate")
-        self._verdict = gauge("gate_verdict", "1 for the verdict of the gate, 0 for the others", "rollout", "gate", "verdict")
-        self._age = gauge("gate_reading_age_seconds", "Time since the candidate's last request", "rollout", "gate")
+        self._evidence = gauge("gate_evidence", "Odds that the variant is worse by the margin", "rollout", "gate", "variant")
+        self._verdict = gauge("gate_verdict", "1 for the verdict of the gate, 0 for the others", "rollout", "gate", "variant", "verdict")
+        self._age = gauge("gate_reading_age_seconds", "Time since the variant's last request", "rollout", "gate", "variant")
         self._lease = gauge("lease_held", "1 while the rollout's lease is being renewed", "rollout")
         self._faults = gauge("policy_errors", "Faults of a policy file as it is on disk", "file")
         self._streams = gauge("xds_streams", "Open discovery streams", "variant")
@@ -140,14 +140,14 @@ class Metrics:
             self._gate(name, gate)
 
     def _gate(self, rollout: str, gate: JsonObject) -> None:
-        name = str(gate.get("name"))
+        labels = rollout, str(gate.get("name")), str(gate.get("variant") or "candidate")
         for verdict in VERDICTS:
-            self._verdict.labels(rollout, name, verdict).set(verdict == gate.get("verdict"))
+            self._verdict.labels(*labels, verdict).set(verdict == gate.get("verdict"))
         evidence, age_s = _number(gate.get("evidence")), _number(gate.get("reading_age_s"))
         if evidence is not None:
-            self._evidence.labels(rollout, name).set(evidence)
+            self._evidence.labels(*labels).set(evidence)
         if age_s is not None:
-            self._age.labels(rollout, name).set(age_s)
+            self._age.labels(*labels).set(age_s)
 
     def exposition(self) -> bytes:
         """Everything in the OpenMetrics text format (`CONTENT_TYPE_LATEST`)."""

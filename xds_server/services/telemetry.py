@@ -4,10 +4,13 @@ Neighbours: a transport carries (`core.transport`), the runtime passes in what a
 read ends its stream, which Envoy opens again.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import structlog
+from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsResponse
 from google.protobuf.message import DecodeError
 
@@ -48,16 +51,52 @@ class _Session:
         pass
 
 
-def telemetry_methods(*, access_log: Take, load_report: Take) -> tuple[Method, ...]:
+class OpenLogs:
+    """Which proxies have a stream of log entries open, by node id. Envoy opens it with the first entry and keeps it."""
+
+    def __init__(self) -> None:
+        self._streams: Counter[str] = Counter()
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._streams
+
+    def count(self, node: str, change: int) -> None:
+        self._streams[node] += change
+        if self._streams[node] <= 0:
+            del self._streams[node]
+
+
+class _LogSession(_Session):
+    """Knows whose log it is from the first message, the only one that says so."""
+
+    def __init__(self, take: Take, logs: OpenLogs, outlet: Outlet) -> None:
+        super().__init__(take, "access log", b"", outlet)
+        self._logs = logs
+        self._node = ""
+
+    def received(self, message: bytes) -> None:
+        if not self._node:
+            with suppress(DecodeError):
+                self._node = StreamAccessLogsMessage.FromString(message).identifier.node.id or "?"
+                self._logs.count(self._node, +1)
+        super().received(message)
+
+    def closed(self) -> None:
+        if self._node:
+            self._logs.count(self._node, -1)
+
+
+def telemetry_methods(*, access_log: Take, load_report: Take, logs: OpenLogs | None = None) -> tuple[Method, ...]:
     """The services Envoy streams its telemetry to.
 
     Args:
         access_log, load_report: Take one message each; may raise DecodeError.
+        logs: Is told which proxies log.
     """
     return (
         Method(
             path="/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs",
-            service=partial(_Session, access_log, "access log", b""),
+            service=partial(_LogSession, access_log, logs or OpenLogs()),
         ),
         Method(
             path="/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats",

@@ -171,9 +171,7 @@ class Story:
                 start, lost, won, failed = time.monotonic(), now_lost, now_won, tally.failed
             elapsed_s = time.monotonic() - start
             if elapsed_s >= STILL_S and now_won - won >= SERVED_LEAST:
-                report.seen = (
-                    f"{act.winner} served {now_won - won} users' requests in {elapsed_s:.1f} s, {act.loser} none; no user saw a failure"
-                )
+                report.seen = f"{act.winner} served {now_won - won} users' requests in {elapsed_s:.1f} s, {act.loser} none; meanwhile no user saw a failure"
                 self._teller.line("observed", report.seen)
                 return
             await asyncio.sleep(LOOK_S)
