@@ -53,8 +53,9 @@ def two_at_a_time(patch):
 
 
 def goals_forgotten(patch):
-    """Whether the next stage promotes is not looked at."""
-    patch.setattr(verdicts, "_promoted_next", lambda *_: False)
+    """A goal that is not reached is nothing that is missing."""
+    right = verdicts.waiting_for
+    patch.setattr(verdicts, "waiting_for", lambda state, seen: tuple(item for item in right(state, seen) if item.kind != "goal"))
 
 
 def caps_forgotten(patch):
