@@ -35,7 +35,7 @@ _SECONDS = (*(min(edge / 1000.0, LONGEST_S) for edge in LATENCY_EDGES_MS), 0.0)
 
 def probed(state: Rollout, identity: str, pods: Pods) -> Rollout:
     """With what is known of one arm's pods."""
-    arms = tuple(replace(arm, pods=pods) if arm.variant.identity == identity else arm for arm in state.arms)
+    arms = tuple(_with(arm, pods) if arm.variant.identity == identity else arm for arm in state.arms)
     return settled(replace(state, arms=arms))
 
 
@@ -69,6 +69,12 @@ def ceiling_bp(arm: ArmState, load: float) -> int:
         return ready
     by_load = int(room * FULL_BP)
     return min(ready, by_load - by_load % (STEP_BP if by_load >= 2 * STEP_BP else 100) or by_load)
+
+
+def _with(arm: ArmState, pods: Pods) -> ArmState:
+    """Fewer pods are a fall also where the limit is as low as that already: pods that come and go do not move users each time."""
+    fewer = pods.ready * arm.pods.total < arm.pods.ready * pods.total
+    return replace(arm, pods=pods, ceiling_s=0.0 if fewer else arm.ceiling_s)
 
 
 def _limited(arm: ArmState, load: float, *, at_once: bool) -> ArmState:

@@ -61,6 +61,7 @@ def _recommit(state: Rollout, stable: Variant) -> Outcome:
         leaving=() if state.mode in wish.AFTER else state.leavers,
         previous=None,
         rejected=state.rejected if state.policy.arms else (),
+        freezes=tuple(each for each in state.freezes if each.source != "gate"),
         paused=False,
         holding=False,
         stage_s=0.0,

@@ -32,7 +32,7 @@ class Stage:
     """One distribution of traffic to hold.
 
     Attributes:
-        shares: Users' requests by arm, all arms of the policy in its order [hundredths of a per cent].
+        shares: Users' requests by arm, all arms of the policy by name: their order in the document means nothing [hundredths of a per cent].
         shadows: Requests copied, by arm; arms without are left out [hundredths of a per cent].
         users: Whether users may get an arm: from the first `canary`, `switch` or `ab` on, also at a share of 0 (segments).
         probe: Of a probe: what is asked.
@@ -108,14 +108,16 @@ def _told(shares: Shares, *, alone: bool) -> str:
 def stages(policy: RolloutPolicy) -> tuple[Stage, ...]:
     """All stages in order; ends with `promote` only where the policy says so."""
     flat: list[Stage] = []
-    reached = {arm.name: 0 for arm in policy.arms} or {"candidate": 0}
+    reached = dict.fromkeys(sorted(arm.name for arm in policy.arms), 0) or {"candidate": 0}
     users = False
     for step in policy.steps:
         match step:
             case ProbeStep():
                 flat.append(Stage(kind="probe", shares=tuple(reached.items()), users=users, probe=step))
             case ShadowStep():
-                flat.append(Stage(kind="shadow", shares=tuple(reached.items()), users=users, shadows=step.shares, hold=step.hold))
+                flat.append(
+                    Stage(kind="shadow", shares=tuple(reached.items()), users=users, shadows=tuple(sorted(step.shares)), hold=step.hold)
+                )
             case CanaryStep():
                 users = True
                 for shares, hold in step.stages:

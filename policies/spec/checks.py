@@ -52,13 +52,19 @@ def faults_of_gates(document: Rollout, bundles: Mapping[str, tuple[Gate, ...]]) 
         roles |= {gate.name: gate.role for gate in gates}
     yield from _names(names)
     goals = [name for name, role in roles.items() if role is Role.GOAL]
+    decided: set[str] = set()
     for index, step in enumerate(document.spec.steps):
-        if step.ab is None or step.ab.goal in goals:
+        if step.ab is None:
             continue
-        goal = step.ab.goal
+        goal, path = step.ab.goal, ("spec", "steps", index, "ab", "goal")
+        if goal in decided:
+            message = f"goal {goal!r} has decided an earlier ab: what was seen then would decide this one too"
+            yield Fault(path=path, message=message, expected="a goal of its own", hint="add another gate with role: goal")
+        decided.add(goal)
+        if goal in goals:
+            continue
         message = f"gate {goal!r} is a {roles[goal].value}, no goal" if goal in roles else f"there is no gate {goal!r}"
         hint = did_you_mean(goal, goals) or f"- {{name: {goal}, metric: envoy/error_rate, role: goal, better_by: {{absolute: 0%}}}}"
-        path: Path = ("spec", "steps", index, "ab", "goal")
         yield Fault(path=path, message=message, expected=one_of(goals) or "a gate with role: goal", hint=hint)
 
 

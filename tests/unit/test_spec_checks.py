@@ -46,6 +46,7 @@ SWITCH = {"switch": {"hold": HOLD}}
         ([canary({"b": "0%"})], "canary.shares[0]", "0% gives nobody an arm"),
         ([ab("fastest", b="5%")], "ab.goal", "there is no gate 'fastest'"),
         ([ab("errors", b="5%")], "ab.goal", "gate 'errors' is a guardrail, no goal"),
+        ([ab(b="1%", c="1%"), ab(b="2%")], "ab.goal", "goal 'faster' has decided an earlier ab"),
         ([{"probe": {"requests": "chat.jsonl", "expect": {"schema": {"type": "x"}}}}], "probe.expect.schema", "$.type: 'x' is not valid"),
     ],
 )  # fmt: skip
