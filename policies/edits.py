@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from policies import verdicts, wish
 from policies.outcome import Outcome, decided, nothing
-from policies.release import COMMITTED_MAX, enter, hold, revert, start
+from policies.release import COMMITTED_MAX, enter, hold, revert, start, without_gates_freeze
 from policies.rollout import IN_RELEASE, KEEPING, Decision, Fact, Mode, PolicyChanged, Reason, Rollout
 from policies.spec.policy import RolloutPolicy, Shares, Variant
-from policies.steps import find, stages
+from policies.steps import find, renamed, stages
 
 
 def changed(state: Rollout, event: PolicyChanged, *, now: float) -> Outcome:
@@ -54,7 +54,7 @@ def _recommit(state: Rollout, stable: Variant) -> Outcome:
     """Another stable: whatever was on its way ends at share 0; the new one is delivered before it serves."""
     reason = Reason(code="recommitting", facts={"stable": stable.version, "previous": state.stable.version})
     state = replace(
-        state,
+        without_gates_freeze(state),
         mode=Mode.IDLE,
         incoming=stable,
         arms=(),
@@ -88,7 +88,9 @@ def removed(state: Rollout) -> Outcome:
     """The document is gone: so is the rollout's traffic; what was committed is remembered."""
     if state.mode is Mode.RETIRED:
         return nothing(state)
-    gone = replace(state, mode=Mode.RETIRED, arms=(), previous=None, leaving=(), incoming=None, paused=False, holding=False)
+    gone = replace(
+        without_gates_freeze(state), mode=Mode.RETIRED, arms=(), previous=None, leaving=(), incoming=None, paused=False, holding=False
+    )
     return decided(gone, Decision.RETIRED, Reason(code="document_removed"))
 
 
@@ -123,9 +125,7 @@ def _renewed(state: Rollout, asked: Mapping[str, Variant]) -> Rollout:
     def named(shares: Shares) -> Shares:
         return tuple((names.get(arm, arm), share) for arm, share in shares)
 
-    orphan = state.orphan
-    if orphan is not None:
-        orphan = replace(orphan, shares=named(orphan.shares), shadows=named(orphan.shadows), arm=names.get(orphan.arm, orphan.arm))
+    orphan = renamed(state.orphan, names) if state.orphan is not None else None
     return replace(state, arms=arms, winner=names.get(state.winner, state.winner), homes=named(state.homes), orphan=orphan)
 
 
@@ -181,7 +181,9 @@ def _edited(outcome: Outcome, old: Rollout, *, now: float) -> Outcome:
 
 def _placed(outcome: Outcome, old: Rollout, *, now: float) -> Outcome:
     state = outcome.state
-    before, after = stages(old.policy), stages(state.policy)
+    names = {one.name: other.name for one, other in zip(old.arms, state.arms, strict=True)}
+    before = tuple(renamed(each, names) for each in stages(old.policy))
+    after = tuple(renamed(each, {}) for each in stages(state.policy))
     if before == after:
         return outcome.with_state(state)
     at = state.orphan or (before[old.position] if old.position < len(before) else None)

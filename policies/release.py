@@ -208,13 +208,12 @@ def revert(outcome: Outcome, reason: Reason, *, now: float, actor: str = "", dec
         "step": step,
     }
     state = replace(
-        state,
+        without_gates_freeze(state),
         mode=Mode.REVERTING,
         previous=None,
         rejected=tuple(dict.fromkeys((*state.rejected, *(variant.identity for variant in gone)))),
         paused=False,
         holding=False,
-        freezes=tuple(each for each in state.freezes if each.source != "gate"),
         since=now,
     )
     return outcome.then(state, decision, Reason(code=reason.code, facts=facts), actor=actor)
@@ -249,7 +248,7 @@ def go_back(outcome: Outcome, target: Variant, facts: dict[str, Fact], *, now: f
     warm = tuple(variant for variant in state.leaving if variant.identity == target.identity)
     reason = Reason(code="rolling_back", facts=facts | {"stable": target.version, "previous": state.stable.version})
     state = replace(
-        _cleared(state),
+        _cleared(without_gates_freeze(state)),
         mode=Mode.IDLE,
         incoming=replace(target, name=state.stable.name),
         leaving=(*(state.leavers if state.mode not in wish.AFTER else ()), *warm),
@@ -269,6 +268,12 @@ def call_off(outcome: Outcome, facts: dict[str, Fact], *, now: float, actor: str
     reason = Reason(code="called_off", facts=facts | {"stable": state.stable.version, "candidate": state.incoming.version})
     state = replace(state, incoming=None, leaving=(state.incoming,), rolled_back=True, since=now)
     return outcome.then(state, Decision.REVERTED, reason, actor=actor)
+
+
+def without_gates_freeze(state: Rollout) -> Rollout:
+    """What a gate froze thaws with the release it was about; a window's and a person's freeze stay."""
+    freezes = tuple(each for each in state.freezes if each.source != "gate")
+    return replace(state, freezes=freezes, frozen_assignment=state.frozen_assignment if freezes else None)
 
 
 def _cleared(state: Rollout) -> Rollout:

@@ -5,7 +5,7 @@ takes no share of its own (`probe`, `shadow`, `approve`) keeps the one that was 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from policies.memo import by_object
@@ -159,6 +159,15 @@ def reserves(policy: RolloutPolicy) -> Mapping[str, int]:
             if arm in most:
                 most[arm] = max(most[arm], share_bp)
     return most
+
+
+def renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
+    """The same stage with other names for some arms, in the order of the names: in which order a document has its variants says nothing."""
+
+    def pairs(shares: Shares) -> Shares:
+        return tuple(sorted((names.get(arm, arm), share) for arm, share in shares))
+
+    return replace(stage, shares=pairs(stage.shares), shadows=pairs(stage.shadows), arm=names.get(stage.arm, stage.arm))
 
 
 def find(stage: Stage, position: int, edited: tuple[Stage, ...]) -> int | None:

@@ -153,3 +153,18 @@ def test_a_hotfix_of_stable_does_not_start_a_rejected_candidate_again():
     run.ack()
     assert run.state.stable.version == "v1.1"
     assert (run.state.mode, run.state.arms, run.decisions().count("started")) == (Mode.IDLE, (), 1)
+
+
+def test_renaming_an_arm_and_removing_its_stage_at_once_keeps_the_share_too():
+    run = begun(several("b", steps=(canary({"b": 3000}, hold=LONG), PromoteStep())))
+    serve(run, 2)
+    edit(run, arms=(replace(ARMS[0], name="new"),), steps=(PromoteStep(),))
+    assert share(run) == {"new": 3000}
+
+
+def test_renaming_an_arm_does_not_start_the_hold_again():
+    run = begun(several("b", steps=(canary({"b": 3000}, hold=LONG), PromoteStep())))
+    serve(run, 2)
+    held_s, entered = run.state.held_s, len(run.records)
+    edit(run, arms=(replace(ARMS[0], name="new"),), steps=(canary({"new": 3000}, hold=LONG), PromoteStep()))
+    assert (run.state.held_s, len(run.records)) == (held_s, entered)
