@@ -131,7 +131,8 @@ def salted(value: str, rollout: str, assignment: Assignment) -> str:
 
 def arms(wish: Traffic) -> tuple[Arm, ...]:
     """Arms that differ from stable: a version beside itself is one cluster and nothing to choose."""
-    return tuple(arm for arm in wish.arms if arm.variant.identity != wish.stable.identity)
+    stable = wish.stable.identity
+    return tuple([arm for arm in wish.arms if arm.variant.identity != stable])
 
 
 def pinned_arms(wish: Traffic) -> tuple[Arm, ...]:
