@@ -81,18 +81,53 @@ def _who(facts: Facts) -> str:
 
 
 def _compared(facts: Facts) -> str:
-    unit = facts.get("unit")
-    if not facts.get("candidate_samples") or not facts.get("stable_samples"):
-        return (
-            f"{facts.get('candidate_samples')} {facts.get('variant') or 'candidate'} and {facts.get('stable_samples')} stable requests seen"
+    """What was seen of an arm beside stable, or beside its limit: how many times, both values, how far apart they may be, how many requests."""
+    arm, stable, candidates, stables = _who(facts), facts.get("stable_value"), facts.get("candidate_samples"), facts.get("stable_samples")
+    if facts.get("limit") is not None:
+        return _limited(facts) if candidates else f"no request of {arm} seen"
+    if not candidates or not stables:
+        return f"{candidates} {facts.get('variant') or 'candidate'} and {stables} stable requests seen"
+    seen = f"{value(facts.get('candidate_value'), facts.get('unit'))} against {value(stable, facts.get('unit'))}"
+    requests = f"{seen}{_apart(facts)}, {candidates} and {stables} requests"
+    times = _times(facts.get("candidate_value"), stable)
+    if facts.get("unit") != "ratio":
+        return f"{arm}'s {_quantile(facts)} is {f'{times} times' if times else 'as'} stable's ({requests})".replace(
+            "is as stable's", "is stable's"
         )
-    candidate, stable = value(facts.get("candidate_value"), unit), value(facts.get("stable_value"), unit)
-    requests = f"{facts.get('candidate_samples')} and {facts.get('stable_samples')} requests"
+    if not stable:
+        return f"{arm} answers {'errors' if facts.get('candidate_value') else 'no errors'}, stable none ({requests})"
+    return f"{arm} answers {f'{times} times as many' if times else 'as many'} errors as stable ({requests})"
+
+
+def _limited(facts: Facts) -> str:
+    limit, unit = value(facts.get("limit"), facts.get("unit")), facts.get("unit")
+    seen, requests = value(facts.get("candidate_value"), unit), f"{facts.get('candidate_samples')} requests"
     if unit == "ratio":
-        return f"{_who(facts)} fails {candidate} of its requests, stable {stable} ({requests})"
+        return f"{_who(facts)} answers {seen} of its requests with an error, less than {limit} is allowed ({requests})"
+    return f"{_who(facts)}'s {_quantile(facts)} is {seen}, less than {limit} is allowed ({requests})"
+
+
+def _quantile(facts: Facts) -> str:
     statistic = facts.get("statistic")
-    what = f"{statistic} latency" if statistic not in {None, "distribution"} else "median latency"
-    return f"{_who(facts)}'s {what} is {candidate}, stable's {stable} ({requests})"
+    return f"{statistic} latency" if statistic not in {None, "distribution"} else "median latency"
+
+
+def _times(candidate: Fact, stable: Fact) -> str:
+    """How many times as much an arm has as stable; "" = about as much."""
+    if not isinstance(candidate, int | float) or not isinstance(stable, int | float) or stable <= 0:
+        return ""
+    ratio = candidate / stable
+    return "" if 0.95 < ratio < 1.05 else f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def _apart(facts: Facts) -> str:
+    """Where the difference may lie, at 95 % confidence however often it is looked at."""
+    low, high = facts.get("low"), facts.get("high")
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return ""
+    if facts.get("unit") == "ratio":
+        return f", difference {low * 100:+.2g} to {high * 100:+.2g} points"
+    return f", difference {low:+.3g} to {high:+.3g} {facts.get('unit')}"
 
 
 def _failed(facts: Facts) -> str:

@@ -341,7 +341,5 @@ def _interval(gate: Gate, stable: Counts, candidate: Counts) -> tuple[float, flo
     if not stable.requests or not candidate.requests:
         return None
     if gate.metric is Metric.ERROR_RATE:
-        known = stable.errors / stable.requests
-        effect = max(gate.margin.absolute or 0.0, (gate.margin.relative or 0.0) * known)
-        return rate_difference(_rates(candidate), _rates(stable), effect=effect)
+        return rate_difference(_rates(candidate), _rates(stable))
     return quantile_difference(candidate.latency, stable.latency, quantile=_level(gate))

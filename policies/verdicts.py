@@ -359,7 +359,9 @@ def facts(reading: Reading) -> dict[str, Fact]:
     def finite(value: float | None) -> float | None:
         return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
-    return {
+    low, high = reading.interval or (None, None)
+    told: dict[str, Fact] = {"limit": reading.gate.limit} if reading.gate.limit is not None else {}
+    return told | {
         "gate": reading.name,
         "role": reading.role.value,
         "verdict": reading.verdict.value,
@@ -369,6 +371,8 @@ def facts(reading: Reading) -> dict[str, Fact]:
         "needed_pass": finite(reading.needed_pass),
         "stable_value": finite(reading.estimate_stable),
         "candidate_value": finite(reading.estimate_candidate),
+        "low": finite(low),
+        "high": finite(high),
         "stable_samples": reading.stable.requests,
         "candidate_samples": reading.candidate.requests,
         "unit": reading.unit,

@@ -92,6 +92,19 @@ class Proxies(Part):
 class Errors(Part):
     false_revert: Fraction = Field(default=0.01, description="odds that an arm as good as stable is ever taken out; default 1%")
 
+    blast_radius: Fraction | None = Field(
+        default=None,
+        description="part of all requests that an arm may spoil: before its share grows to w it must be shown to be worse by less than this / w",
+        examples=["0.1%"],
+    )
+
+    @field_validator("blast_radius")
+    @classmethod
+    def _radius(cls, value: float | None) -> float | None:
+        if value is not None and not 0 < value < 1:
+            raise wrong("this budget is out of range", expected="more than 0% and less than 100%", hint="blast_radius: 0.1%")
+        return value
+
     @field_validator("false_revert")
     @classmethod
     def _budget(cls, value: float) -> float:
@@ -238,6 +251,7 @@ class Rollout(Part):
             steps=tuple(step.value(tuple(arms), companions) for step in spec.steps) if arms else (),
             gates=tuple(gates),
             false_revert=spec.errors.false_revert,
+            blast_radius=spec.errors.blast_radius,
             when=spec.when.value(),
             lease=policy.Lease(ttl_s=spec.lease.ttl, required=spec.lease.required),
             freeze=tuple(window.value() for window in spec.freeze),

@@ -39,6 +39,14 @@ class BetterBy(Margin):
     NAMED = "better_by"
 
 
+class Limit(Part):
+    """What an arm must stay below whatever stable does: a promise to users."""
+
+    LATER = frozenset({"above"})
+
+    below: MarginValue = Field(description="an error rate, or a duration that the quantile of latency stays below", examples=["1%"])
+
+
 _STATISTIC = r"^(mean|distribution|p[1-9](\.[0-9]{1,2})?|p[1-9][0-9](\.[0-9]{1,2})?)$"
 
 _LATER_METRIC = re.compile(r"^(envoy/(ttft|throughput|.*_p\d+)|cost/|shadow/|gpu/|event/)")
@@ -53,11 +61,10 @@ class Gate(Part):
     model_config = ConfigDict(
         json_schema_extra={
             "if": {"properties": {"role": {"const": "goal"}}, "required": ["role"]},
-            "then": {"required": ["better_by"]},
-            "else": {"required": ["margin"], "properties": {"better_by": False}},
+            "then": {"required": ["better_by"], "properties": {"limit": False}},
+            "else": {"oneOf": [{"required": ["margin"]}, {"required": ["limit"]}], "properties": {"better_by": False}},
         }
     )
-    LATER = frozenset({"limit"})
 
     name: Name = Field(examples=["errors"])
     metric: Literal["envoy/error_rate", "envoy/latency"] = Field(examples=["envoy/error_rate"])
@@ -70,6 +77,11 @@ class Gate(Part):
     )
     margin: Margin | None = Field(
         default=None, description="how much worse is as good; of a goal: how far apart arms are equal", examples=["{relative: 25%}"]
+    )
+    limit: Limit | None = Field(
+        default=None,
+        description="in place of margin: what an arm must stay below whatever stable does",
+        examples=["{below: 1%}"],
     )
     better_by: BetterBy | None = Field(
         default=None, description="of a goal: how much better than stable; 0 = at all", examples=["{relative: 0%}"]
@@ -92,9 +104,11 @@ class Gate(Part):
         if self.role != "goal" and self.better_by is not None:
             message = f"a {self.role} does not ask for something better"
             raise wrong(message, expected="role: goal", hint="make it a goal, or remove better_by", at=("better_by",))
-        if self.role != "goal" and self.margin is None:
-            hint = "add margin: {relative: 25%}"
-            raise wrong("margin is missing", expected="margin with absolute, relative", hint=hint, at=("margin",))
+        if self.limit is not None:
+            self._limited(self.limit)
+        elif self.role != "goal" and self.margin is None:
+            hint = "add margin: {relative: 25%}, or limit: {below: 1%}"
+            raise wrong("margin is missing", expected="margin with absolute, relative; or limit", hint=hint, at=("margin",))
         for margin in (self.margin, self.better_by):
             self._measured(margin)
         if rate and self.statistic not in {None, "mean"}:
@@ -103,6 +117,26 @@ class Gate(Part):
             expected = "distribution, or a quantile such as p95 or p99.9"
             raise wrong(f"unknown statistic {shown(self.statistic)}", expected=expected, at=("statistic",))
         return self
+
+    def _limited(self, limit: Limit) -> None:
+        """A limit stands alone, has the unit of the metric, and is one that something can stay below."""
+        rate = self.metric == "envoy/error_rate"
+        unit, number = limit.below
+        at = ("limit", "below")
+        if self.role == "goal":
+            hint = "make it a guardrail or a signal, or remove limit"
+            raise wrong("a goal compares an arm with stable: it has no limit", expected="better_by alone", hint=hint, at=("limit",))
+        if self.margin is not None:
+            hint = "remove one of the two; both questions are two gates"
+            raise wrong("a gate has a margin or a limit, not both", expected="margin or limit", hint=hint, at=("limit",))
+        if unit == ("ms" if rate else "fraction"):
+            expected = "a percentage such as 1%" if rate else "a duration such as 800ms"
+            raise wrong(f"the limit of {self.metric} has the wrong unit", expected=expected, at=at)
+        if not 0 < number < (1 if rate else float("inf")):
+            raise wrong("nothing stays below this", expected="more than 0% and less than 100%" if rate else "more than 0ms", at=at)
+        if not rate and self.statistic in {None, "distribution"}:
+            hint = f"add statistic: p95, so that 5% of the requests may be slower than {number:g}ms"
+            raise wrong("a limit of latency is one of a quantile", expected="statistic: a quantile", hint=hint, at=("statistic",))
 
     def _measured(self, margin: Margin | None) -> None:
         """A margin has the unit of the metric."""
@@ -129,6 +163,7 @@ class Gate(Part):
             statistic=self.statistic or ("mean" if self.metric == "envoy/error_rate" else "distribution"),
             margin=self.margin.value() if self.margin else _EQUAL[self.metric],
             better_by=self.better_by.value() if self.better_by else None,
+            limit=self.limit.below[1] if self.limit else None,
         )
 
 

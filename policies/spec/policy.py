@@ -358,6 +358,8 @@ class Gate:
         statistic: "mean" for rates; "distribution", "p50".."p99.9" for latency.
         margin: Of a guardrail or signal: how much worse is still as good. Of a goal: how far two arms may be apart and count as equal.
         better_by: Of a goal: how much better than stable the candidate must be; None for the other roles.
+        limit: What an arm must stay below whatever stable does, in place of `margin`: an error rate (a fraction), or what the quantile
+            `statistic` of latency stays below [ms]; None = it is held against stable.
     """
 
     name: str
@@ -366,6 +368,7 @@ class Gate:
     statistic: str = "distribution"
     margin: Margin = field(default_factory=lambda: Margin(relative=0.25, absolute=0.001))
     better_by: Margin | None = None
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +409,8 @@ class RolloutPolicy:
     Attributes:
         arms: The variants beside stable, in the document's order; () = nothing to roll out.
         false_revert: Error budget of the whole rollout, 0 < alpha < 1, split over the guardrails.
+        blast_radius: Part of all requests that may be bad because of an arm: before a share grows to w, the arm must be shown to be worse by
+            less than blast_radius / w; None = not asked for.
     """
 
     name: str
@@ -418,6 +423,7 @@ class RolloutPolicy:
     when: When = When()
     lease: Lease = Lease()
     false_revert: float = 0.01
+    blast_radius: float | None = None
     freeze: tuple[FreezeWindow, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
 

@@ -1,12 +1,11 @@
 """Intervals for people: how far apart the arms may be. Shown beside a verdict, never used for one.
 
-Approximate: time-uniform only for large counts (asymptotic confidence sequence, Waudby-Smith et al., arXiv:2103.06476, eq. 9), and they
-take the sums of the whole rollout for a random sample of one moment, so a ramp over changing traffic moves them a little.
-Plain floats, cheap.
+Those of latency are time-uniform only for large counts (asymptotic confidence sequence, Waudby-Smith et al., arXiv:2103.06476, eq. 9). All
+take the sums of the whole rollout for a random sample of one moment, so a ramp over changing traffic moves them a little. Plain floats, cheap.
 """
 
 from collections.abc import Sequence
-from math import exp, log, sqrt
+from math import exp, lgamma, log, log1p, pi, sqrt
 
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS
 
@@ -27,22 +26,41 @@ def half_width(information: float, *, level: float, effect: float) -> float:
     return sqrt((information + rho) * (log(1 + information / rho) + 2 * nats)) / information
 
 
-def rate_difference(candidate: tuple[int, int], baseline: tuple[int, int], *, effect: float, level: float = 0.95) -> tuple[float, float]:
-    """Where the candidate's error rate minus the baseline's may lie, within [-1, 1].
+def rate_difference(candidate: tuple[int, int], baseline: tuple[int, int], *, level: float = 0.95) -> tuple[float, float]:
+    """Where the candidate's error rate minus the baseline's may lie, within [-1, 1]: the ends of both arms' intervals at half the error each.
 
     Args:
-        candidate: (requests, errors) [requests], requests > 0.
+        candidate: (requests, errors) [requests], 0 <= errors <= requests > 0.
         baseline: The same of the other arm.
-        effect: The margin, as a rate.
-        level: Confidence.
+        level: Confidence, 0 < level < 1.
     """
-    variance = 0.0
-    for requests, errors in (candidate, baseline):
-        rate = (errors + 0.5) / (requests + 1)  # never 0: no error in ten requests does not mean none in a million
-        variance += rate * (1 - rate) / requests
-    half = half_width(1 / variance, level=level, effect=max(effect, 1e-4))
-    middle = candidate[1] / candidate[0] - baseline[1] / baseline[0]
-    return max(middle - half, -1.0), min(middle + half, 1.0)
+    low_c, high_c = rate(candidate, level=(1 + level) / 2)
+    low_b, high_b = rate(baseline, level=(1 + level) / 2)
+    return low_c - high_b, high_c - low_b
+
+
+def rate(arm: tuple[int, int], *, level: float = 0.95) -> tuple[float, float]:
+    """Where an error rate may lie, exact at every look while it does not change: all rates under which a mixture over all rates is not worth
+    1 / (1 - level) times as much (Robbins' mixture with the Jeffreys prior; Howard et al., arXiv:1810.08240, section 3).
+
+    Args:
+        arm: (requests, errors) [requests], 0 <= errors <= requests > 0.
+        level: Confidence, 0 < level < 1.
+    """
+    requests, errors = arm
+    good, middle = requests - errors, errors / requests
+    mixed = lgamma(errors + 0.5) + lgamma(good + 0.5) - lgamma(requests + 1.0) - log(pi) + log(1 - level)
+
+    def likely(p: float) -> bool:
+        return mixed < (errors * log(p) if errors else 0.0) + (good * log1p(-p) if good else 0.0)
+
+    def end(inside: float, outside: float) -> float:
+        for _ in range(40):
+            between = (inside + outside) / 2
+            inside, outside = (between, outside) if likely(between) else (inside, between)
+        return inside
+
+    return (end(middle, 0.0) if errors else 0.0), (end(middle, 1.0) if good else 1.0)
 
 
 def quantile_ms(histogram: Histogram, level: float) -> float:

@@ -17,6 +17,9 @@ from policies.steps import stages
 LONGEST_S = 1.0
 """Time of the processor that judging one set of files may take."""
 
+MOST = 20_000
+"""Parts of documents that are not spoilt further: lists made sixty times as long again and again would fill the memory before they are judged."""
+
 ADAPTER = TypeAdapter(tuple[tuple[RolloutPolicy, ...], tuple[ProxiesPolicy, ...]])
 FOLDER = Path(__file__).parents[2] / "deploy/examples"
 FILES = {path.relative_to(FOLDER).as_posix(): path.read_bytes() for path in sorted(FOLDER.rglob("*")) if path.is_file()}
@@ -122,7 +125,8 @@ class Spoiler:
         for number in range(chance.choice((1, 1, 2, 3))):
             documents = chance.choice(GOOD)
             for _ in range(chance.choice((0, 1, 1, 2, 5))):
-                documents = self.spoilt(documents)
+                if len(list(places(documents))) < MOST:
+                    documents = self.spoilt(documents)
             files[f"{number}.yaml"] = self.cut_up(self.written(documents), 0.3)
         if chance.random() < 0.02:
             files["bomb.yaml"] = chance.choice(BOMBS)

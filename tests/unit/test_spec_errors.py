@@ -115,7 +115,6 @@ def test_a_fault_is_told_where_it_stands(before, after, place, message):
         ("  lease: 30s", "  notify: []", "spec.notify", "notify is not supported yet"),
         ("metric: envoy/error_rate", "metric: envoy/ttft", "spec.gates[0].metric", "envoy/ttft is not supported yet"),
         ("metric: envoy/error_rate", "metric: {prometheus: up}", "spec.gates[0].metric", "a metric from prometheus is not supported yet"),
-        ("role: guardrail", "limit: {below: 95}", "spec.gates[0].limit", "limit is not supported yet"),
         ("margin: {absolute: 1%}", "margin: {absolute: 1%, at_least: 0.85}", "spec.gates[0].margin.at_least", "at_least is not supported yet"),
         ("runtime: vllm", "pods: {gpus: 1}", "spec.variants.candidate.pods.gpus", "gpus is not supported yet"),
         ("runtime: vllm", "pods: {gpu_hour_usd: 2}", "spec.variants.candidate.pods.gpu_hour_usd", "gpu_hour_usd is not supported yet"),

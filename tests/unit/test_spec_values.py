@@ -247,6 +247,46 @@ def test_a_margin_has_the_unit_of_its_metric(metric, margin, path):
     assert fault(gates=[{"name": "g", "metric": metric, "margin": margin}]).path == path
 
 
+@pytest.mark.parametrize(
+    ("gate", "limit"),
+    [
+        ({"metric": "envoy/error_rate", "limit": {"below": "1%"}}, 0.01),
+        ({"metric": "envoy/latency", "statistic": "p95", "limit": {"below": "800ms"}}, 800.0),
+        ({"metric": "envoy/latency", "statistic": "p99.9", "role": "signal", "limit": {"below": "2s"}}, 2000.0),
+    ],
+)
+def test_a_limit_takes_the_place_of_a_margin(gate, limit):
+    assert [each.limit for each in value(gates=[{"name": "g", **gate}]).gates] == [limit]
+
+
+@pytest.mark.parametrize(
+    ("gate", "path"),
+    [
+        ({"metric": "envoy/error_rate", "limit": {"below": "1%"}, "margin": {"relative": "5%"}}, "limit"),
+        ({"metric": "envoy/error_rate", "limit": {"below": "1%"}, "role": "goal", "better_by": {"relative": "0%"}}, "limit"),
+        ({"metric": "envoy/error_rate", "limit": {"below": "50ms"}}, "limit.below"),
+        ({"metric": "envoy/error_rate", "limit": {"below": "0%"}}, "limit.below"),
+        ({"metric": "envoy/error_rate", "limit": {"below": "100%"}}, "limit.below"),
+        ({"metric": "envoy/latency", "statistic": "p95", "limit": {"below": "5%"}}, "limit.below"),
+        ({"metric": "envoy/latency", "limit": {"below": "800ms"}}, "statistic"),
+        ({"metric": "envoy/error_rate", "limit": {}}, "limit.below"),
+        ({"metric": "envoy/error_rate", "limit": {"below": "5%", "above": "1%"}}, "limit.above"),
+    ],
+)
+def test_a_limit_has_the_unit_of_its_metric_and_stands_alone(gate, path):
+    assert fault(gates=[{"name": "g", **gate}]).path == f"spec.gates[0].{path}"
+
+
+def test_the_blast_radius_is_not_asked_for_unless_the_policy_does():
+    assert value().blast_radius is None
+    assert value(errors={"blast_radius": "0.1%"}).blast_radius == 0.001
+
+
+@pytest.mark.parametrize("radius", ["0%", "100%", "0.01", 1])
+def test_a_blast_radius_is_a_part_of_all_requests(radius):
+    assert fault(errors={"blast_radius": radius}).path == "spec.errors.blast_radius"
+
+
 @pytest.mark.parametrize("budget", ["0%", "50.01%", "100%", "0.01", 1])
 def test_the_error_budget_is_more_than_0_and_at_most_50_per_cent(budget):
     assert fault(errors={"false_revert": budget}).path == "spec.errors.false_revert"

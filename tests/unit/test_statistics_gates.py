@@ -1,11 +1,14 @@
 """The error gate and the latency gate on simulated traffic, one run or many at once."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy.special import betaln, xlog1py, xlogy
 
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS, latency_bin
 from policies.statistics import ErrorConfig, ErrorGate, LatencyConfig, LatencyGate, Verdict
-from policies.statistics.intervals import half_width, quantile_difference, quantile_ms, rate_difference
+from policies.statistics.intervals import half_width, quantile_difference, quantile_ms, rate, rate_difference
 from policies.statistics.latency_gate import moved, quantile
 from policies.statistics.mixture import Process, purse
 
@@ -305,14 +308,24 @@ def test_the_interval_of_a_rate_difference_holds_at_every_look():
         for _ in range(60):
             n_c, n_b = n_c + 50, n_b + 200
             k_c, k_b = k_c + random.binomial(50, 0.06), k_b + random.binomial(200, 0.04)
-            low, high = rate_difference((n_c, int(k_c)), (n_b, int(k_b)), effect=0.01)
+            low, high = rate_difference((n_c, int(k_c)), (n_b, int(k_b)))
             outside |= not low <= 0.02 <= high
         missed += outside
     assert missed <= 0.05 * 100 + 7
 
 
+@pytest.mark.parametrize("arm", [(112, 6), (2137, 0), (5, 5), (100_000, 3), (1, 0), (10**12, 10**6)])
+def test_the_ends_of_a_rates_interval_are_where_the_mixture_is_worth_twenty_times_as_much(arm):
+    requests, errors = arm
+    low, high = rate(arm, level=0.95)
+    assert low <= errors / requests <= high
+    for p in {low, high} - {0.0, 1.0}:
+        log_odds = betaln(errors + 0.5, requests - errors + 0.5) - betaln(0.5, 0.5) - xlogy(errors, p) - xlog1py(requests - errors, -p)
+        assert log_odds == pytest.approx(math.log(20), abs=0.05)  # of 1e12 requests the log gammas know two digits
+
+
 def test_an_interval_narrows_with_requests():
-    narrow, wide = rate_difference((5000, 50), (5000, 50), effect=0.01), rate_difference((50, 0), (50, 0), effect=0.01)
+    narrow, wide = rate_difference((5000, 50), (5000, 50)), rate_difference((50, 0), (50, 0))
     assert wide[0] < narrow[0] < 0 < narrow[1] < wide[1]
     assert half_width(1e4, level=0.95, effect=0.01) > half_width(1e5, level=0.95, effect=0.01)
 
