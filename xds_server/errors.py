@@ -4,6 +4,7 @@
     ├── PeerError      a proxy broke the protocol or sent something unreadable; only its stream ends
     ├── ListenError    an address cannot be listened on
     ├── SourceError    the policies cannot be read
+    ├── RecordingError evidence of the past cannot be read
     ├── StoreError     Temporary | Permanent
     └── BugError       an assumption of ours is broken
 
@@ -44,6 +45,15 @@ class SourceError(ServerError):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
+        self.hint = hint
+
+
+class RecordingError(ServerError):
+    """Evidence of the past (a file, Prometheus) cannot be read or written; `where` says in which line and column, `hint` how to mend it."""
+
+    def __init__(self, message: str, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.where = where
         self.hint = hint
 
 

@@ -7,14 +7,14 @@ Built of `blocks` and `mixture`; used by `policies.gates`.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, isfinite
+from math import isfinite
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.statistics import blocks, error_block
-from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, log_mean, shown
+from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, kept, log_mean, shown
 from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, decide
 
 Amount = float | npt.NDArray[np.integer] | Floats
@@ -107,7 +107,7 @@ class ErrorGate:
         process = Process.start(sum(config.fails), sum(config.passes))
         return cls(config=config, process=process, known_requests=0.0, known_errors=0.0, requests=0.0, errors=0.0)
 
-    def update(self, baseline: Arm, candidate: Arm, *, elapsed_s: float = 10.0) -> "ErrorGate":
+    def update(self, baseline: Arm, candidate: Arm, *, elapsed_s: Number = 10.0) -> "ErrorGate":
         """The gate after one more block.
 
         Where an arm has no request there is no update: silence is no evidence. Which requests make a block may depend on their number and
@@ -116,21 +116,21 @@ class ErrorGate:
         Args:
             baseline: (requests, errors), numbers or arrays of one shape, 0 <= errors <= requests [requests].
             candidate: The same of the other arm, same shape.
-            elapsed_s: Time since the end of the block before [s].
+            elapsed_s: Time since the end of the block before, one or one per run [s].
         """
         base, cand = (_number(baseline[0]), _number(baseline[1])), (_number(candidate[0]), _number(candidate[1]))
         both = (base[0] > 0) & (cand[0] > 0)
         log_e = self._block(cand, base) if anywhere(both) else None
-        kept = exp(-max(elapsed_s, 0.0) / FORGET_S)
+        left = kept(elapsed_s, FORGET_S)
         if isinstance(both, bool):
-            process = self.process.advance_one(log_e, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s)
+            process = self.process.advance_one(log_e, elapsed_s=float(elapsed_s), deadline_s=self.config.deadline_s)
         else:
             process = self.process.advance(log_e, update=both, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s)
         return ErrorGate(
             config=self.config,
             process=process,
-            known_requests=self.known_requests * kept + base[0],
-            known_errors=self.known_errors * kept + base[1],
+            known_requests=self.known_requests * left + base[0],
+            known_errors=self.known_errors * left + base[1],
             requests=self.requests + cand[0],
             errors=self.errors + cand[1],
         )
@@ -237,28 +237,32 @@ def _blocks(config: ErrorConfig, cand: tuple[Number, Number], base: tuple[Number
         base: The same of the baseline.
         place: The baseline's known rate, as log rate / `RATE_STEP`.
     """
-    fails, goods = [], []
-    requests_c, requests_b = np.maximum(cand[0], 1.0), np.maximum(base[0], 1.0)
-    arms = (np.asarray(requests_c), np.asarray(cand[1])), (np.asarray(requests_b), np.asarray(base[1]))
+    forms: list[Floats] = []
+    arms = (np.maximum(cand[0], 1.0), np.asarray(cand[1])), (np.maximum(base[0], 1.0), np.asarray(base[1]))
     if config.relative is not None:
-        log_e = blocks.relative(*arms, ratio=_ratios(config.relative), rho=1 + config.relative)
-        fails.append(log_e[..., :-GOOD])
-        goods.append(log_e[..., -GOOD:])
+        forms.append(blocks.relative(*arms, ratio=_ratios(config.relative), rho=1 + config.relative))
     if config.absolute is not None:
         theta_b, theta_c = _rates(place, config.absolute)
-        log_e = blocks.absolute(*arms, theta_c=theta_c, theta_b=theta_b, delta=config.absolute)
-        fails.append(log_e[..., :-GOOD])
-        goods.append(log_e[..., -GOOD:])
-    return np.concatenate(fails, axis=-1), np.concatenate(goods, axis=-1)
+        forms.append(blocks.absolute(*arms, theta_c=theta_c, theta_b=theta_b, delta=config.absolute))
+    if len(forms) == 1:
+        return forms[0][..., :-GOOD], forms[0][..., -GOOD:]
+    fails, goods = [form[..., :-GOOD] for form in forms], [form[..., -GOOD:] for form in forms]
+    return _joined(fails), _joined(goods)
+
+
+def _joined(forms: list[Floats]) -> Floats:
+    """Side by side on the last axis, which stays the slowest in memory."""
+    return np.moveaxis(np.concatenate([np.moveaxis(form, -1, 0) for form in forms]), 0, -1)
 
 
 def _rates(place: Number, delta: float) -> tuple[Floats, Floats]:
     """The baseline's rate, and the candidate's in the alternatives of the absolute form."""
-    theta_b = np.asarray(np.minimum(np.exp(place * RATE_STEP), 0.9 * (1 - delta)))[..., np.newaxis]
+    theta_b = np.asarray(np.minimum(np.exp(place * RATE_STEP), 0.9 * (1 - delta)))
     allowed = theta_b + delta
-    worse = np.minimum(allowed * WORSE_RATES, np.maximum(MOST, 1 - 0.1 * (1 - allowed)))
-    good = np.minimum(theta_b * GOOD_RATES, theta_b + 0.8 * delta)
-    return theta_b, np.concatenate([worse, good], axis=-1)
+    factors = (WORSE_RATES.reshape(-1, *[1] * theta_b.ndim), GOOD_RATES.reshape(-1, *[1] * theta_b.ndim))
+    worse = np.minimum(allowed * factors[0], np.maximum(MOST, 1 - 0.1 * (1 - allowed)))
+    good = np.minimum(theta_b * factors[1], theta_b + 0.8 * delta)
+    return theta_b[..., np.newaxis], np.moveaxis(np.concatenate([worse, good]), 0, -1)
 
 
 def _ratios(relative: float) -> Floats:

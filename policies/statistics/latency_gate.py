@@ -19,7 +19,7 @@ import numpy.typing as npt
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS
 from policies.statistics import blocks
 from policies.statistics.latency_block import Alternatives, Moved, Pairs, one_block
-from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean, shown
+from policies.statistics.mixture import Bools, Floats, Number, Process, kept, log_mean, shown
 from policies.statistics.verdict import MIN_REQUESTS, decide
 
 _SCORES: Floats = np.linspace(-3.5, 3.5, 1401)
@@ -142,7 +142,7 @@ class LatencyGate:
         process = Process.start(*config.size)
         return cls(config=config, process=process, known=np.zeros(LATENCY_BINS), requests=0.0)
 
-    def update(self, baseline: npt.ArrayLike, candidate: npt.ArrayLike, *, elapsed_s: float = 10.0) -> "LatencyGate":
+    def update(self, baseline: npt.ArrayLike, candidate: npt.ArrayLike, *, elapsed_s: Number = 10.0) -> "LatencyGate":
         """The gate after one more block.
 
         Where an arm has no request, or nothing is known of the baseline from earlier blocks, there is no update.
@@ -150,7 +150,7 @@ class LatencyGate:
         Args:
             baseline: Counts per bin, bins on the last axis [requests]; requests without an answer are counts of the last bin.
             candidate: The same of the other arm, same shape.
-            elapsed_s: Time since the end of the block before [s].
+            elapsed_s: Time since the end of the block before, one or one per run [s].
         """
         base, cand = np.asarray(baseline, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
         requests_b, requests_c = base.sum(axis=-1), cand.sum(axis=-1)
@@ -159,7 +159,7 @@ class LatencyGate:
         return LatencyGate(
             config=self.config,
             process=self.process.advance(log_e, update=ready, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s),
-            known=self.known * exp(-max(elapsed_s, 0.0) / FORGET_S) + base,
+            known=self.known * np.asarray(kept(elapsed_s, FORGET_S))[..., np.newaxis] + base,
             requests=self.requests + requests_c,
         )
 

@@ -13,6 +13,7 @@ import uvicorn
 
 from policies.assign import Layout, Place, Placement
 from policies.spec.policy import Assignment
+from xds_server.runtime.feed import Feed
 from xds_server.services import http_api
 from xds_server.services.control import ActError, Fault, Health, JsonObject
 from xds_server.services.metrics import Metrics
@@ -125,6 +126,7 @@ class FakeControl:
         self.placements: dict[str, Placement] = {"chat": placement()}
         self.signed = True
         self.compared: list[tuple[dict[str, bytes], bool]] = []
+        self.feed = Feed()
         self._version = 1
 
     def change(self, name="chat", **changes) -> None:
@@ -166,6 +168,9 @@ class FakeControl:
 
     def placement(self, name):
         return self.placements.get(name)
+
+    def blocks(self, name):
+        return None if self.feed.full else self.feed.listen(name)
 
     def diff(self, texts, *, whole):
         self.compared.append((dict(texts), whole))

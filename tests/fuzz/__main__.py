@@ -31,12 +31,17 @@ def main():
 
 
 def run(kind, amount, seed):
-    """All attacks of a kind, until there are more findings than anybody reads. How many findings."""
+    """All attacks of a kind, until there are more findings than anybody reads. How many findings.
+
+    What is remembered is bounded and fills in the first half; in the second memory has to stand still.
+    """
     size = ATTACKS[kind][1]
     batches = -(-amount // size)
     attack(kind, "warm", seed)
     before, begun, findings = rss_mib(), time.monotonic(), 0
     for number in range(batches):
+        if number == batches // 2:
+            before = rss_mib()
         words = attack(kind, number, seed)
         if words:
             findings += 1
@@ -48,7 +53,7 @@ def run(kind, amount, seed):
     after, took_s = rss_mib(), time.monotonic() - begun
     print(f"\r{kind}: {(number + 1) * size:,} in {took_s:.0f} s, {findings} findings, memory {before:.0f} -> {after:.0f} MiB", flush=True)
     if after - before > MAX_GROWTH_MIB:
-        print(f"{kind}: memory grew by more than {MAX_GROWTH_MIB} MiB")
+        print(f"{kind}: memory grew by more than {MAX_GROWTH_MIB} MiB in the second half")
         findings += 1
     return findings
 

@@ -35,11 +35,12 @@ COMMANDS: Final[dict[str, str]] = {
     "rollback": "act",
     "freeze": "act",
     "unfreeze": "act",
+    "record": "record",
     "demo": "play",
 }
 """Verb -> module of this package that has a command of that name, in the order of the help text."""
 
-LATER: Final = frozenset({"inspect", "plan", "test", "record", "pairs", "vote", "config"})
+LATER: Final = frozenset({"inspect", "plan", "test", "pairs", "vote", "config"})
 """Verbs that are promised and not there yet."""
 
 

@@ -80,15 +80,26 @@ class Client:
 
         Raises: NotReachedError, AnsweredError: Also when the server goes away.
         """
-        answer = self._send("GET", "/v1/watch")
+        for _, state in self.events("/v1/watch", remaining_s):
+            yield state
+
+    def events(self, path: str, remaining_s: Callable[[], float]) -> Iterator[tuple[str, JsonObject]]:
+        """(kind, data) of each server-sent event, until the server goes away or no time remains.
+
+        Raises: NotReachedError, AnsweredError: Also when the server goes away.
+        """
+        answer = self._send("GET", path)
         if answer.status != http.client.OK:
             self._read(answer)
+        kind = b""
         while (left_s := remaining_s()) > 0:
             line = self._line(answer, min(left_s, ANSWER_S))
             if not line and remaining_s() > 0:
                 raise NotReachedError(self.address, "it ended the stream")
-            if line.startswith(b"data: "):
-                yield _object(self.address, line[6:])
+            if line.startswith(b"event: "):
+                kind = line[7:].strip()
+            elif line.startswith(b"data: "):
+                yield kind.decode("utf-8", "replace"), _object(self.address, line[6:])
 
     def _line(self, answer: http.client.HTTPResponse, within_s: float) -> bytes:
         """The next line; "" at the end of the stream or of the time, if that is shorter than an answer may take."""

@@ -4,6 +4,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from xds_server.core.types import short
 from xds_server.errors import StoreError
 from xds_server.runtime.conductor import RECORD
 from xds_server.runtime.differences import difference
-from xds_server.services.control import VERBS, ActError, Fault, Health, JsonObject
+from xds_server.services.control import VERBS, ActError, BlockListener, Fault, Health, JsonObject
 from xds_server.services.proxies import ProxyStatus
 from xds_server.services.webhook import signature_ok
 
@@ -139,6 +140,9 @@ class RuntimeControl:
         if known is None or known[0] is not entry.state:
             known = self._placements[name] = entry.state, placement(entry.state)
         return known[1]
+
+    def blocks(self, name: str) -> AbstractContextManager[BlockListener] | None:
+        return None if self._server.feed.full else self._server.feed.listen(name)
 
     def diff(self, texts: Mapping[str, bytes], *, whole: bool) -> JsonObject:
         states = {name: entry.state for name, entry in self._server.conductor.entries.copy().items()}

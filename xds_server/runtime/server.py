@@ -30,6 +30,7 @@ from xds_server.runtime import web
 from xds_server.runtime.conductor import Conductor
 from xds_server.runtime.control import RuntimeControl
 from xds_server.runtime.documents import Documents
+from xds_server.runtime.feed import Feed
 from xds_server.runtime.group import LEASED, PLAIN, key_of
 from xds_server.runtime.ports import PolicySource
 from xds_server.runtime.watch import Probes, Readiness, source_changes, window_changes
@@ -76,6 +77,7 @@ class Server:
         self.store = store
         self.metrics = Metrics()
         self.collector = Collector(clock=time.time)
+        self.feed = Feed()
         self.hub = AdsHub(select=self._select, events=self._proxy_event, clock=time.time, defer=_next_turn)
         self.stirred = asyncio.Event()
         self.world = World(self.hub, own=self.collector.own, stir=self.stirred.set)
@@ -192,6 +194,8 @@ class Server:
         while True:
             await asyncio.sleep(BLOCK_S)
             for name, block in self.collector.close(time.time()):
+                if name in self.conductor.entries:
+                    self.feed.give(block, self.conductor.entries[name].state)
                 self.conductor.submit(name, EvidenceArrived(block=block))
 
     async def tick_loop(self) -> None:

@@ -6,6 +6,7 @@ Neighbours: `http_api` speaks it over HTTP; `xds_server.runtime` implements it. 
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -88,6 +89,14 @@ class ActError(Exception):
         self.hint = hint
 
 
+class BlockListener(Protocol):
+    """One who listens to the evidence of a rollout."""
+
+    async def take(self, timeout_s: float) -> tuple[int, JsonObject | None]:
+        """The next block, as soon as there is one, and how many before it were lost because nobody took them; None = none came in time."""
+        ...
+
+
 class Control(Protocol):
     """The running control plane."""
 
@@ -147,6 +156,10 @@ class Control(Protocol):
 
     def placement(self, name: str) -> "Placement | None":
         """Who gets which variant of a rollout, now and in the steps to come; None = it owns no traffic. Cheap: asked for every request."""
+        ...
+
+    def blocks(self, name: str) -> AbstractContextManager[BlockListener] | None:
+        """The evidence of a rollout (it need not be there yet) as it is closed, as long as the context is open; None = too many listen already."""
         ...
 
     def diff(self, texts: Mapping[str, bytes], *, whole: bool) -> JsonObject:

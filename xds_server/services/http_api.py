@@ -36,6 +36,7 @@ from xds_server.services.control import (
     VERBS_OF_ALL,
     WATCHERS_MAX,
     ActError,
+    BlockListener,
     Control,
     Fault,
     Json,
@@ -74,6 +75,7 @@ _INDEX = (
     "GET  /v1/rollouts                 all rollouts and the faults of the policy files\n"
     "GET  /v1/rollouts/NAME            one rollout\n"
     "GET  /v1/rollouts/NAME/history    its decisions (?last=20)\n"
+    "GET  /v1/rollouts/NAME/blocks     its evidence as it arrives (server-sent events)\n"
     "GET  /v1/rollouts/NAME/assignment who gets which variant, now and in the steps to come\n"
     f"POST /v1/rollouts/NAME:VERB       {', '.join(VERBS)}\n"
     f"POST /v1/rollouts:VERB            all of them: {', '.join(VERBS_OF_ALL)}\n"
@@ -121,6 +123,7 @@ def app(control: Control) -> Starlette:
             Route("/v1/rollouts/{name}", api.no_verb, methods=["POST"]),
             Route("/v1/rollouts/{name}/history", api.history),
             Route("/v1/rollouts/{name}/assignment", api.assignment),
+            Route("/v1/rollouts/{name}/blocks", api.blocks),
             Route("/v1/policies:diff", api.diff, methods=["POST"]),
             Route("/v1/policies:changed", api.changed, methods=["POST"]),
             *ofrep.routes(control),
@@ -214,6 +217,21 @@ class _Api:
         finally:
             self._watchers -= 1
 
+    async def blocks(self, request: Request) -> Response:
+        name = _checked(request.path_params["name"])
+        if self._control.rollout(name) is None:
+            raise _unknown(name)
+        if self._control.blocks(name) is None:
+            raise ApiError(503, "too_many_listeners", "as many clients as may are listening to evidence", hint="end a `crossfade record`")
+
+        async def tell(send: Callable[[bytes], Awaitable[None]]) -> None:
+            listening = self._control.blocks(name)
+            if listening is not None:  # else others were faster
+                with listening as listener:
+                    await _tell_blocks(listener, send)
+
+        return _Watch(tell)
+
     def _event(self, version: int) -> bytes:
         """One state as an event; written once for all watchers."""
         if self._written[0] != version:
@@ -302,6 +320,16 @@ class _Watch(StreamingResponse):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await self._tell(write)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _tell_blocks(listener: BlockListener, send: Callable[[bytes], Awaitable[None]]) -> None:
+    """Sends blocks as they come, and before them how many were lost, until cancelled."""
+    await send(b": listening\n\n")
+    while True:
+        lost, block = await listener.take(HEARTBEAT_S)
+        if lost:
+            await send(b'event: lost\ndata: {"lost": %d}\n\n' % lost)
+        await send(b": alive\n\n" if block is None else b"event: block\ndata: %s\n\n" % bodies.dump(block))
 
 
 def _same_origin(request: Request) -> None:
