@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
 
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS, NOTHING, Counts, add
-from xds_server.evidence.classify import Booked, Failure, Observation, classify
+from xds_server.evidence.classify import Booked, Failure, Observation, answered, classify
 from xds_server.evidence.collector import Collector
 from xds_server.resources.names import Owner
 
@@ -199,6 +200,48 @@ def test_a_users_request_over_the_limit_is_an_error_of_the_version_picked():
     seen, booked = classify(entry, owners_of(recorded))
     assert isinstance(seen, Observation)
     assert (seen.identity, seen.failure, seen.status, booked) == (recorded["candidate"], Failure.OVERFLOW, "UO", Booked.NOT)
+
+
+@pytest.mark.parametrize("name", [*EXPECTED, *MIXED])
+def test_the_common_case_is_told_as_any_other(name):
+    recorded = case(name)
+    owners, chance = owners_of(recorded), random.Random(name)
+    for kind, raw in messages(recorded):
+        for entry in logged(raw) if kind == "log" else ():
+            for _ in range(20):
+                plain, (seen, booked) = answered(entry, owners), classify(entry, owners)
+                if plain is not None:
+                    owner, audience, latency, ttft, code = plain
+                    assert booked is Booked.GOOD
+                    assert seen == Observation(owner.rollout, owner.identity, audience, None, False, latency, ttft, "", str(code))
+                spoil(entry, chance, owners)
+
+
+def spoil(entry, chance, owners):
+    """Something about an entry is another."""
+    common = entry.common_properties
+    match chance.randrange(7):
+        case 0:
+            entry.response.response_code.value = chance.choice((0, 99, 100, 200, 404, 499, 500, 599, 600))
+        case 1:
+            common.upstream_cluster = chance.choice([*owners, "", "other"])
+        case 2:
+            common.custom_tags["picked"] = chance.choice([*owners, "", "other"])
+        case 3:
+            common.custom_tags["ttft_us"] = chance.choice(("", "x", "1500", "9" * 20))
+        case 4:
+            common.time_to_last_upstream_rx_byte.FromMicroseconds(chance.choice((0, 10, 10**9)))
+        case 5:
+            common.access_log_type = chance.choice((6, 9, 9, 9))
+        case _:
+            common.route_name = chance.choice(("chat", "chat#staff"))
+
+
+def test_the_common_case_is_told_of_what_was_answered():
+    recorded = case("answered")
+    found = [answered(entry, owners_of(recorded)) for kind, raw in messages(recorded) if kind == "log" for entry in logged(raw)]
+    assert len(found) == NUMBER
+    assert None not in found
 
 
 @pytest.mark.parametrize("name", [*EXPECTED, *MIXED])

@@ -30,7 +30,7 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from xds_server.evidence.grpc_status import CANCELLED, GrpcStatus, grpc_status
-from xds_server.resources.names import PICKED_TAG, TTFT_TAG, Owner, is_pinned
+from xds_server.resources.names import GRPC_TAG, PICKED_TAG, TTFT_TAG, Owner, is_pinned
 
 DOWNSTREAM_END: Final = 6
 UPSTREAM_END: Final = 9
@@ -97,6 +97,31 @@ class Observation:
     ttft_ms: float | None
     once: str
     status: str
+
+
+def answered(entry: Any, owners: Mapping[str, Owner]) -> tuple[Owner, Audience, float, float | None, int] | None:
+    """The common case at a third of the price of `classify`: an answer that came to its end and was not the server's fault, of no gRPC request.
+
+    Returns: Whose it was, latency and time to the first body byte as in `Observation`, HTTP status; None = `classify` has to look. Load reports
+        have it as a good one.
+    """
+    common = entry.common_properties
+    if common.access_log_type != UPSTREAM_END or common.HasField("response_flags") or not common.HasField("time_to_last_upstream_rx_byte"):
+        return None
+    tags, code = common.custom_tags, entry.response.response_code.value
+    owner = owners.get(common.upstream_cluster)
+    if owner is None or not 100 <= code < 500 or GRPC_TAG in tags:
+        return None
+    audience: Audience = "shadow"
+    if owner.audience != "shadow":
+        picked = owners.get(tags.get(PICKED_TAG, ""))
+        if picked is not None and picked.composite:
+            if picked.identity != owner.identity:
+                return None
+            owner = picked
+        audience = "pinned" if is_pinned(common.route_name) else "users"
+    latency, ttft = _times(common, tags.get(TTFT_TAG, ""), ended_well=True)
+    return owner, audience, latency or 0.0, ttft, code
 
 
 def classify(entry: Any, owners: Mapping[str, Owner]) -> tuple[Observation | Skip, Booked]:
@@ -208,11 +233,12 @@ def _times(common: Any, ttft_us: str, *, ended_well: bool) -> tuple[float | None
     """(latency, time to first token) [ms]."""
     sent = common.time_to_first_upstream_tx_byte
     sent_ms = sent.seconds * 1e3 + sent.nanos / 1e6
-    waited_ms = max(sent_ms - CONNECTING_MS, 0.0)
+    waited_ms = sent_ms - CONNECTING_MS if sent_ms > CONNECTING_MS else 0.0
     latency = None
     if ended_well and common.HasField("time_to_last_upstream_rx_byte"):
         received = common.time_to_last_upstream_rx_byte
-        latency = max(received.seconds * 1e3 + received.nanos / 1e6 - sent_ms, 0.0) + waited_ms
+        took_ms = received.seconds * 1e3 + received.nanos / 1e6 - sent_ms
+        latency = took_ms + waited_ms if took_ms > 0 else waited_ms
     if ttft_us.isascii() and ttft_us.isdigit() and len(ttft_us) <= TTFT_DIGITS_MAX:
         return latency, int(ttft_us) / 1e3 + waited_ms
     return latency, None

@@ -12,11 +12,14 @@ from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
 
 from policies.evidence import LATENCY_BINS, Block, Counts, latency_bin
 from xds_server.evidence.audit import Audit
-from xds_server.evidence.classify import Audience, Booked, Failure, Observation, Skip, classify
+from xds_server.evidence.classify import Audience, Booked, Failure, Observation, Skip, answered, classify
 from xds_server.resources.names import Owner
 
 IDS_MAX = 16_384
 """Request ids of failed requests remembered, so that a failed attempt and its fallback count once."""
+
+
+_STATUSES = {code: str(code) for code in range(100, 500)}
 
 
 class _Tally:
@@ -45,6 +48,17 @@ class _Tally:
             self.fallbacks += seen.failure is Failure.FALLBACK
             self.broken += seen.failure is Failure.BROKEN
             self.no_host += seen.failure is Failure.NO_HOST
+
+    def answered(self, latency_ms: float, ttft_ms: float | None, code: int) -> None:
+        """`add` of a request that was answered well."""
+        self.requests += 1
+        place, latency = latency_bin(latency_ms), self.latency
+        latency[place] = latency.get(place, 0) + 1
+        if ttft_ms is not None:
+            first, ttft = latency_bin(ttft_ms), self.ttft
+            ttft[first] = ttft.get(first, 0) + 1
+        status = _STATUSES[code]
+        self.statuses[status] = self.statuses.get(status, 0) + 1
 
     def lost(self, requests: int, errors: int) -> None:
         """Requests that only the load report saw: how long they took is not known."""
@@ -107,10 +121,16 @@ class Collector:
 
     def access_log(self, message: bytes) -> None:
         """One `StreamAccessLogsMessage`. Raises: google.protobuf.message.DecodeError."""
-        now = self._clock()
+        now, owners = self._clock(), self._owners
         for entry in StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
             self.entries_total += 1
-            seen, booked = classify(entry, self._owners)
+            plain = answered(entry, owners)
+            if plain is not None:
+                owner, audience, latency_ms, ttft_ms, code = plain
+                self._audit.logged(entry.common_properties.upstream_cluster, error=False)
+                self._tally(owner.rollout, owner.identity, audience, now).answered(latency_ms, ttft_ms, code)
+                continue
+            seen, booked = classify(entry, owners)
             if booked is not Booked.NOT:
                 self._audit.logged(entry.common_properties.upstream_cluster, error=booked is Booked.BAD)
             if isinstance(seen, Skip):
