@@ -47,6 +47,13 @@ class Counts:
 NOTHING = Counts()
 
 
+Halves = tuple[tuple[int, int], tuple[int, int]]
+"""(requests, errors) of one half of a version's pods, and of the other [requests]. Good answers are counted by one in `SAMPLED`."""
+
+SAMPLED = 8
+"""Of so many good answers one is looked at for its pod: errors are few and tell, good answers only say how the halves share the load."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """All variants of one rollout over [start, end) [s since the epoch, UTC], by arrival of the log entry.
@@ -58,6 +65,7 @@ class Block:
         shadows: Mirrored copies.
         pinned: Requests of segments: chosen users, shown to people and never given to a gate.
         lost: Requests that load reports counted and the access log did not bring [requests].
+        halves: Of `users`, by identity: (requests, errors) of the pods in either half of those it has [requests].
     """
 
     start: float
@@ -66,6 +74,7 @@ class Block:
     shadows: dict[str, Counts] = field(default_factory=dict)
     pinned: dict[str, Counts] = field(default_factory=dict)
     lost: int = 0
+    halves: dict[str, Halves] = field(default_factory=dict)
 
 
 def add(a: Counts, b: Counts) -> Counts:

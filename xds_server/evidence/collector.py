@@ -6,18 +6,25 @@ are counted and dropped, request ids are kept in a bounded window, histograms ha
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
 
-from policies.evidence import LATENCY_BINS, Block, Counts, latency_bin
+from policies.evidence import LATENCY_BINS, SAMPLED, Block, Counts, Halves, latency_bin
 from xds_server.evidence.audit import Audit
 from xds_server.evidence.classify import Audience, Booked, Failure, Observation, Skip, answered, classify
+from xds_server.evidence.halves import PodHalves
 from xds_server.resources.names import Owner
 
 IDS_MAX = 16_384
 """Request ids of failed requests remembered, so that a failed attempt and its fallback count once."""
 
+
+WORD = 2**32 - 1
+GOLDEN = 0x9E3779B1
+"""Odd and near 2**32 by the golden ratio: multiples of it are spread evenly, so that no round of the load balancer is in step with the sample."""
+SAMPLED_BELOW = 2**32 // SAMPLED
 
 _STATUSES = {code: str(code) for code in range(100, 500)}
 
@@ -25,9 +32,11 @@ _STATUSES = {code: str(code) for code in range(100, 500)}
 class _Tally:
     """Counts of one variant in the open block."""
 
-    __slots__ = ("broken", "errors", "fallbacks", "latency", "no_host", "requests", "statuses", "ttft")
+    __slots__ = ("broken", "errors", "fallbacks", "halves", "latency", "no_host", "requests", "statuses", "ttft")
 
     def __init__(self) -> None:
+        self.halves = [0, 0, 0, 0]
+        """Requests of either half of the pods, errors of either."""
         self.requests = self.errors = self.fallbacks = self.broken = self.no_host = 0
         self.latency: dict[int, int] = {}
         self.ttft: dict[int, int] = {}
@@ -92,6 +101,10 @@ class _Open:
     def counts(self, audience: Audience) -> dict[str, Counts]:
         return {identity: tally.counts() for identity, tally in self.tallies[audience].items()}
 
+    def halves(self) -> dict[str, Halves]:
+        found = ((identity, tally.halves) for identity, tally in self.tallies["users"].items())
+        return {identity: ((first, bad), (second, worse)) for identity, (first, second, bad, worse) in found if first or second}
+
 
 class Collector:
     """All evidence that arrived and was not yet judged."""
@@ -106,6 +119,7 @@ class Collector:
         """Request id -> number of the block that its failure was counted in."""
         self._block = 0
         self._audit = Audit()
+        self._halves = PodHalves()
         self.entries_total = 0
         self.dropped: dict[str, int] = {}
 
@@ -118,6 +132,7 @@ class Collector:
             self._clusters[rollout] = frozenset(owners)
             self._owners.update(owners)
         self._audit.follow(owners, gone)
+        self._halves.keep(rollout, frozenset(owner.identity for owner in owners.values()))
 
     def access_log(self, message: bytes) -> None:
         """One `StreamAccessLogsMessage`. Raises: google.protobuf.message.DecodeError."""
@@ -128,7 +143,10 @@ class Collector:
             if plain is not None:
                 owner, audience, latency_ms, ttft_ms, code = plain
                 self._audit.logged(entry.common_properties.upstream_cluster, error=False)
-                self._tally(owner.rollout, owner.identity, audience, now).answered(latency_ms, ttft_ms, code)
+                tally = self._tally(owner.rollout, owner.identity, audience, now)
+                tally.answered(latency_ms, ttft_ms, code)
+                if self.entries_total * GOLDEN & WORD < SAMPLED_BELOW:
+                    self._halve(tally, owner.rollout, owner.identity, entry, requests=SAMPLED)
                 continue
             seen, booked = classify(entry, owners)
             if booked is not Booked.NOT:
@@ -137,7 +155,16 @@ class Collector:
                 self.dropped[seen.value] = self.dropped.get(seen.value, 0) + 1
                 continue
             if not seen.once or self._first(seen, now):
-                self._tally(seen.rollout, seen.identity, seen.audience, now).add(seen)
+                tally = self._tally(seen.rollout, seen.identity, seen.audience, now)
+                tally.add(seen)
+                if not seen.cancelled:
+                    self._halve(tally, seen.rollout, seen.identity, entry, errors=int(seen.failure is not None))
+
+    def _halve(self, tally: _Tally, rollout: str, identity: str, entry: Any, *, requests: int = 1, errors: int = 0) -> None:
+        half = self._halves.of(rollout, identity, entry.common_properties)
+        if half is not None:
+            tally.halves[half] += requests
+            tally.halves[half + 2] += errors
 
     def load_report(self, message: bytes) -> None:
         """One `LoadStatsRequest`. Raises: google.protobuf.message.DecodeError."""
@@ -159,7 +186,10 @@ class Collector:
         self._block += 1
         for rollout, block in closing.items():
             users, pinned, shadows = block.counts("users"), block.counts("pinned"), block.counts("shadow")
-            yield rollout, Block(start=block.start, end=now, users=users, shadows=shadows, pinned=pinned, lost=block.lost)
+            yield (
+                rollout,
+                Block(start=block.start, end=now, users=users, shadows=shadows, pinned=pinned, lost=block.lost, halves=block.halves()),
+            )
 
     def take_counts(self) -> tuple[int, dict[str, int]]:
         """Log entries read, and entries dropped by reason, since the last call."""
