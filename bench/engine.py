@@ -45,7 +45,7 @@ def timed(work, times=EVENTS):
 
 
 ROLLOUTS = 1000
-SECONDS = 10
+SECONDS = 30
 
 
 async def fleet(asked):
@@ -115,6 +115,22 @@ def spread(requests, chance):
     return Counts(requests=requests, errors=chance.randrange(100) // 99, latency=tuple(sorted(bins.items())))
 
 
+def feeding(gate):
+    """Feeds a gate that has run for some minutes with blocks of which no two are alike, as in `second`."""
+    chance = random.Random(2)
+    some = [(spread(chance.randrange(70, 110), chance), spread(chance.randrange(6, 14), chance)) for _ in range(1000)]
+    state, fed = gates.open_gate(gate, now=0.0, deadline_s=7200.0), 0
+
+    def feed():
+        nonlocal state, fed
+        fed += 1
+        state = gates.feed(gate, state, *some[fed % len(some)], now=fed * 1.0)
+
+    for _ in range(300):
+        feed()
+    return feed
+
+
 async def idle(conductor):
     while conductor.waiting:  # noqa: ASYNC110 - the conductor has no reason to tell anybody that it is idle
         await asyncio.sleep(0)
@@ -153,20 +169,14 @@ async def run():
         clock[0] += 0.1
         state = engine.step(state, Ticked(), now=clock[0]).state
 
-    gate = gates.open_gate(ERRORS, now=0.0, deadline_s=7200.0)
-    feeds = [0]
-
-    def feed():
-        nonlocal gate
-        feeds[0] += 1
-        gate = gates.feed(ERRORS, gate, counts(90, 1), counts(10, 0), now=feeds[0] * 0.1)
-
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     figures = await fleet((ERRORS, LATENCY)) | await fleet((ERRORS,))
-    figures |= {"evidence_event_us": timed(evidence), "tick_event_us": timed(tick), "error_gate_feed_us": timed(feed)}
+    figures |= {"evidence_event_us": timed(evidence), "tick_event_us": timed(tick)}
+    figures |= {f"{gate.name}_gate_feed_us": timed(feeding(gate)) for gate in (ERRORS, LATENCY)}
     print(
         f"{'engine.step of a block of evidence (2 gates)':<52}{figures['evidence_event_us']:8.0f} us {1e6 / figures['evidence_event_us']:8.0f} events/s"
     )
     print(f"{'engine.step of a tick (2 gates read)':<52}{figures['tick_event_us']:8.0f} us {1e6 / figures['tick_event_us']:8.0f} events/s")
-    print(f"{'one error gate fed with one block':<52}{figures['error_gate_feed_us']:8.0f} us")
+    for gate in (ERRORS, LATENCY):
+        print(f"{f'gate {gate.name} fed with one block':<52}{figures[f'{gate.name}_gate_feed_us']:8.0f} us")
     return figures

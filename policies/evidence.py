@@ -89,19 +89,20 @@ def add(a: Counts, b: Counts) -> Counts:
         fallbacks=a.fallbacks + b.fallbacks,
         broken=a.broken + b.broken,
         no_host=a.no_host + b.no_host,
-        latency=_merge(a.latency, b.latency),
-        ttft=_merge(a.ttft, b.ttft),
-        statuses=_merge(a.statuses, b.statuses),
+        latency=merge(a.latency, b.latency),
+        ttft=merge(a.ttft, b.ttft),
+        statuses=merge(a.statuses, b.statuses),
     )
 
 
 K = TypeVar("K", int, str)
 
 
-def _merge(a: tuple[tuple[K, int], ...], b: tuple[tuple[K, int], ...]) -> tuple[tuple[K, int], ...]:
+def merge(a: tuple[tuple[K, int], ...], b: tuple[tuple[K, int], ...]) -> tuple[tuple[K, int], ...]:
+    """The sum of two histograms, ascending as they are."""
     if not a or not b:
         return a or b
     total = dict(a)
     for key, count in b:
         total[key] = total.get(key, 0) + count
-    return tuple(sorted(total.items()))
+    return tuple(total.items() if len(total) == len(a) else sorted(total.items()))

@@ -16,18 +16,19 @@ Verdicts follow the evidence of now, so the FAIL of a signal ends when the troub
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import exp, inf, isfinite, log
+from math import exp, inf, log
 
-from policies.evidence import LATENCY_BINS, NOTHING, Counts, add
+from policies.evidence import LATENCY_BINS, NOTHING, Counts, merge
 from policies.memo import by_object
 from policies.spec.policy import Gate, Metric, Role
 from policies.statistics import ErrorConfig, ErrorGate, LatencyConfig, LatencyGate, Verdict
 from policies.statistics.intervals import quantile_difference, quantile_ms, rate_difference
 from policies.statistics.latency_gate import quantile
 from policies.statistics.mixture import LOG_MOST, LOG_NOTHING
+from policies.statistics.single import NOTHING_KNOWN, Known, SingleError, SingleLatency, renewed
 from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS
 
-__all__ = ["GateState", "Reading", "Verdict", "combined", "cut", "feed", "open_gate", "read"]
+__all__ = ["GateState", "Reading", "Verdict", "combined", "cut", "feed", "gate_test", "open_gate", "read"]
 
 MAX_PENDING_S = 120.0
 """How long requests of one arm wait for one of the other to make a block [s]: both must have met the same conditions."""
@@ -63,6 +64,7 @@ class GateState:
         opened: When it began [s since the epoch].
         deadline_s: Time over which regressions are expected to start [s].
         memory: The test's own state.
+        known: What a latency gate knows of the baseline.
         log_fail: log evidence that the candidate is worse, as of the last block.
         log_pass: log evidence that it is not worse by the margin.
         blocks: Closed so far.
@@ -75,6 +77,7 @@ class GateState:
     memory: tuple[float, ...]
     log_fail: float
     log_pass: float
+    known: Known = NOTHING_KNOWN
     pending: Pending = NO_PENDING
     seen: Seen = Seen()
     blocks: int = 0
@@ -144,8 +147,14 @@ def open_gate(gate: Gate, *, now: float, deadline_s: float) -> GateState:
 
     Raises: ValueError: If its margin or statistic makes no sense.
     """
-    test = _start(gate, deadline_s)
-    return GateState(name=gate.name, opened=now, deadline_s=deadline_s, memory=test.memory(), log_fail=LOG_NOTHING, log_pass=0.0)
+    memory = _test(gate, deadline_s).start
+    return GateState(name=gate.name, opened=now, deadline_s=deadline_s, memory=memory, log_fail=LOG_NOTHING, log_pass=0.0)
+
+
+def gate_test(gate: Gate, *, deadline_s: float) -> ErrorGate | LatencyGate:
+    """The gate's test before any evidence; it takes many runs at once as well (`policies.planning`)."""
+    config = _test(gate, deadline_s).config
+    return ErrorGate.start(config) if isinstance(config, ErrorConfig) else LatencyGate.start(config)
 
 
 def cut(state: GateState) -> GateState:
@@ -169,46 +178,45 @@ def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, n
     if not baseline.requests and not candidate.requests:
         return state
     seen = Seen(
-        stable=add(state.seen.stable, baseline),
-        candidate=add(state.seen.candidate, candidate),
+        stable=_sum(state.seen.stable, baseline),
+        candidate=_sum(state.seen.candidate, candidate),
         last_fresh=now if candidate.requests else state.seen.last_fresh,
     )
     pending = state.pending
-    baseline, candidate = add(pending.stable, baseline), add(pending.candidate, candidate)
+    baseline, candidate = _sum(pending.stable, baseline), _sum(pending.candidate, candidate)
     since = now if pending.since is None else pending.since
     whole = baseline.requests > 0 and candidate.requests > 0
     if not whole and now - since <= MAX_PENDING_S:
         return replace(state, pending=Pending(stable=baseline, candidate=candidate, since=since), seen=seen)
-    # requests too old to meet the other arm's still tell what stable is like
-    after = _advanced(gate, state, baseline, candidate if whole else NOTHING, now)
-    if after is None:
+    if not _fits(gate, state):
         return replace(state, pending=NO_PENDING, seen=seen)
-    return replace(
-        state,
-        memory=after.memory(),
-        log_fail=max(float(after.log_fail), LOG_NOTHING),
-        log_pass=max(float(after.log_pass), LOG_NOTHING),
-        pending=NO_PENDING,
+    # requests too old to meet the other arm's still tell what stable is like
+    return _advanced(gate, state, seen, (baseline, candidate if whole else NOTHING), now)
+
+
+def _advanced(gate: Gate, state: GateState, seen: Seen, block: tuple[Counts, Counts], now: float) -> GateState:
+    """The gate after a block of (stable, candidate)."""
+    test, memory, known = _test(gate, state.deadline_s), state.memory, state.known
+    elapsed_s = now - (state.opened if state.last_block is None else state.last_block)
+    baseline, candidate = block if gate.role is not Role.GOAL else block[::-1]
+    if isinstance(test, SingleError):
+        memory = test.update(memory, _rates(baseline), _rates(candidate), elapsed_s=elapsed_s)
+    else:
+        memory = test.update(memory, known, baseline.latency, candidate.latency, elapsed_s=elapsed_s)
+        known = renewed(known, seen.stable if gate.role is not Role.GOAL else seen.candidate, now=now)
+    log_fail, log_pass = test.evidence(memory)
+    return GateState(
+        name=state.name,
+        opened=state.opened,
+        deadline_s=state.deadline_s,
+        memory=memory,
+        known=known,
+        log_fail=max(log_fail, LOG_NOTHING),
+        log_pass=max(log_pass, LOG_NOTHING),
         seen=seen,
-        blocks=state.blocks + int(whole),
+        blocks=state.blocks + (1 if block[1].requests else 0),
         last_block=now,
     )
-
-
-def _advanced(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, now: float) -> ErrorGate | LatencyGate | None:
-    """The gate's test after a block; None if the memory is not the gate's."""
-    config = _start(gate, state.deadline_s).config
-    elapsed_s = max(now - (state.opened if state.last_block is None else state.last_block), 0.0)
-    if gate.role is Role.GOAL:
-        baseline, candidate = candidate, baseline
-    try:
-        if isinstance(config, ErrorConfig):
-            errors = ErrorGate.restore(config, state.memory)
-            return errors.update(_rates(baseline), _rates(candidate), elapsed_s=elapsed_s)
-        latencies = LatencyGate.restore(config, state.memory)
-    except ValueError:
-        return None
-    return latencies.update_one(baseline.latency, candidate.latency, elapsed_s=elapsed_s)
 
 
 def read(
@@ -281,9 +289,20 @@ def _needed(gate: Gate, counts: Counts) -> Counts:
         requests = max(counts.requests, 0)
         return Counts(requests=requests, errors=min(max(counts.errors, 0), requests))
     latency = counts.latency
-    if any(not 0 <= place < LATENCY_BINS or count <= 0 for place, count in latency):
+    if not latency:
+        return NOTHING
+    places, numbers = zip(*latency, strict=True)
+    if min(places) < 0 or max(places) >= LATENCY_BINS or min(numbers) <= 0:
         latency = tuple((place, count) for place, count in latency if 0 <= place < LATENCY_BINS and count > 0)
-    return Counts(requests=sum([count for _, count in latency]), latency=latency)
+        numbers = tuple(count for _, count in latency)
+    return Counts(requests=sum(numbers), latency=latency)
+
+
+def _sum(a: Counts, b: Counts) -> Counts:
+    """The sum of what a gate looks at."""
+    if not a.requests or not b.requests:
+        return a if a.requests else b
+    return Counts(requests=a.requests + b.requests, errors=a.errors + b.errors, latency=merge(a.latency, b.latency))
 
 
 def _rates(counts: Counts) -> tuple[int, int]:
@@ -291,37 +310,34 @@ def _rates(counts: Counts) -> tuple[int, int]:
 
 
 @by_object
-def _starts(gate: Gate) -> dict[float, tuple[ErrorGate | LatencyGate, int]]:
-    """Of one gate, by deadline: the test before any evidence, and the size of its memory."""
+def _tests(gate: Gate) -> dict[float, SingleError | SingleLatency]:
+    """Of one gate, by deadline."""
     del gate
     return {}
 
 
-def _start(gate: Gate, deadline_s: float) -> ErrorGate | LatencyGate:
-    return _known(gate, deadline_s)[0]
-
-
-def _known(gate: Gate, deadline_s: float) -> tuple[ErrorGate | LatencyGate, int]:
-    starts = _starts(gate)
-    found = starts.get(deadline_s)
+def _test(gate: Gate, deadline_s: float) -> SingleError | SingleLatency:
+    tests = _tests(gate)
+    found = tests.get(deadline_s)
     if found is None:
-        test = _made(gate, deadline_s)
-        found = starts[deadline_s] = test, len(test.memory())
+        found = tests[deadline_s] = _made(gate, deadline_s)
     return found
 
 
-def _made(gate: Gate, deadline_s: float) -> ErrorGate | LatencyGate:
+def _made(gate: Gate, deadline_s: float) -> SingleError | SingleLatency:
     margin = gate.better_by or gate.margin
     if gate.metric is Metric.ERROR_RATE:
-        return ErrorGate.start(ErrorConfig(relative=margin.relative, absolute=margin.absolute, deadline_s=deadline_s))
-    return LatencyGate.start(
+        return SingleError.of(ErrorConfig(relative=margin.relative, absolute=margin.absolute, deadline_s=deadline_s))
+    return SingleLatency.of(
         LatencyConfig(statistic=gate.statistic, relative=margin.relative, absolute_ms=margin.absolute, deadline_s=deadline_s)
     )
 
 
 def _fits(gate: Gate, state: GateState) -> bool:
-    """Whether the memory is one of this gate's, as far as one can tell."""
-    return state.name == gate.name and len(state.memory) == _known(gate, state.deadline_s)[1] and isfinite(sum(state.memory))
+    """Whether what is remembered is of this gate, as far as one can tell."""
+    test = _test(gate, state.deadline_s)
+    fits = test.fits(state.memory) if isinstance(test, SingleError) else test.fits(state.memory, state.known)
+    return fits and state.name == gate.name
 
 
 def _level(gate: Gate) -> float:

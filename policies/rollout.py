@@ -267,7 +267,10 @@ class Rollout:
     @property
     def running(self) -> tuple[ArmState, ...]:
         """The arms that are in the release."""
-        return tuple(arm for arm in self.arms if arm.out is None)
+        for arm in self.arms:
+            if arm.out is not None:
+                return tuple(arm for arm in self.arms if arm.out is None)
+        return self.arms
 
     @property
     def leavers(self) -> tuple[Variant, ...]:

@@ -80,16 +80,23 @@ class Stage:
 
     def share_of(self, arm: str) -> int:
         """Of one arm [hundredths of a per cent]; 0 if it is not named."""
-        return next((share for name, share in self.shares if name == arm), 0)
+        return _of(self.shares, arm)
 
     def copies_of(self, arm: str) -> int:
         """Requests copied to one arm [hundredths of a per cent]."""
-        return next((share for name, share in self.shadows if name == arm), 0)
+        return _of(self.shadows, arm)
 
     @property
     def waits_for_evidence(self) -> bool:
         """Whether gates and samples must have been asked before it ends."""
         return self.kind in {"shadow", "canary", "switch", "ab"}
+
+
+def _of(shares: Shares, arm: str) -> int:
+    for name, share in shares:
+        if name == arm:
+            return share
+    return 0
 
 
 def percent(share_bp: int) -> str:

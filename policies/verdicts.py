@@ -259,18 +259,17 @@ def _of_arm(state: Rollout, at: Stage, arm: ArmState, said: Sequence[Reading]) -
     """What is missing of one arm."""
     missing: list[Waiting] = []
     name = arm.name if len(state.arms) > 1 else ""
-    share_bp = at.share_of(arm.name)
+    share_bp, last = at.share_of(arm.name), _promoted_next(state, arm)
     if arm.pods.ready == 0:
         missing.append(Waiting(kind="pods", have=0, need=1, what=arm.pods.words, variant=name))
-    elif arm.ceiling_bp < (needed := FULL_BP if _promoted_next(state, arm) else share_bp):
+    elif arm.ceiling_bp < (needed := FULL_BP if last else share_bp):
         missing.append(Waiting(kind="capacity", have=arm.ceiling_bp, need=needed, what=_pods(arm), variant=name))
     if at.kind == "probe" and not arm.probing.done:
         missing.append(Waiting(kind="probe", have=arm.probing.good, need=arm.probing.asked, variant=name))
-    last = _promoted_next(state, arm)
     goals = [reading for reading in said if reading.role is Role.GOAL and reading.verdict is not Verdict.PASS] if last else []
-    missing += (
+    missing += [
         Waiting(kind="goal", have=reading.evidence_pass, need=reading.needed_pass, what=reading.name, variant=name) for reading in goals
-    )
+    ]
     if not at.waits_for_evidence or not (last or _asked(at, arm)):
         return missing
     undecided = [reading for reading in said if reading.verdict is not Verdict.PASS and reading.role is not Role.GOAL]
@@ -278,9 +277,9 @@ def _of_arm(state: Rollout, at: Stage, arm: ArmState, said: Sequence[Reading]) -
     need = max(at.hold.samples, 1 if said and not undecided else 0)
     if arm.samples < need:
         missing.append(Waiting(kind="samples", have=arm.samples, need=need, variant=name))
-    missing += (
+    missing += [
         Waiting(kind="gate", have=reading.evidence_pass, need=reading.needed_pass, what=reading.name, variant=name) for reading in undecided
-    )
+    ]
     return missing
 
 

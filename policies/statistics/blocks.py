@@ -11,9 +11,6 @@ import numpy as np
 
 from policies.statistics.mixture import Floats
 
-SETTLED = 1e-4
-"""A relative step of Newton's after which the next would be about the square of it."""
-
 
 def relative(candidate: tuple[Floats, Floats], baseline: tuple[Floats, Floats], *, ratio: Floats, rho: float) -> Floats:
     """(R): log E against p_candidate <= rho * p_baseline for ratios > rho; against >= for ratios < rho.
@@ -27,15 +24,9 @@ def relative(candidate: tuple[Floats, Floats], baseline: tuple[Floats, Floats], 
     """
     requests_c, errors_c = candidate
     requests_b, errors_b = baseline
-    share = requests_c / (requests_c + requests_b)
-    ratios = _first(ratio, share.ndim)
-    log_e = share * (ratios - 1)
-    log_e += 1
-    log_e /= 1 + share * (rho - 1)
-    np.log(log_e, out=log_e)
-    log_e *= -(errors_c + errors_b)
-    log_e += errors_c * np.log(ratios / rho)
-    return np.moveaxis(log_e, 0, -1)
+    share = (requests_c / (requests_c + requests_b))[..., np.newaxis]
+    errors = (errors_c + errors_b)[..., np.newaxis]
+    return errors_c[..., np.newaxis] * np.log(ratio / rho) - errors * np.log((1 + share * (ratio - 1)) / (1 + share * (rho - 1)))
 
 
 def absolute(
@@ -50,93 +41,39 @@ def absolute(
         theta_b: The baseline's error rate as known before the block, 0 < theta_b < 1 - delta; broadcast against theta_c.
         delta: The absolute margin, 0 <= delta < 1.
     """
-    (requests_c, errors_c), (requests_b, errors_b) = candidate, baseline
-    share = requests_c / (requests_c + requests_b)
-    of_c, of_b = _first(theta_c, share.ndim), _first(theta_b, share.ndim)
-    x = project(share, of_c, of_b, delta)
-    log_e = np.zeros_like(x)
+    requests_c, errors_c = (values[..., np.newaxis] for values in candidate)
+    requests_b, errors_b = (values[..., np.newaxis] for values in baseline)
+    x = project(requests_c / (requests_c + requests_b), theta_c, theta_b, delta)
     y = x + delta
-    for count, rate, nearest in (
-        (errors_c, of_c, y),
-        (requests_c - errors_c, 1 - of_c, 1 - y),
-        (errors_b, of_b, x),
-        (requests_b - errors_b, 1 - of_b, 1 - x),
-    ):
-        term = rate / nearest
-        np.log(term, out=term)
-        term *= count
-        log_e += term
-    return np.moveaxis(log_e, 0, -1)
-
-
-def _first(alternatives: Floats, axes: int) -> Floats:
-    """The last axis in front of `axes` axes of counts: inner loops then run over thousands of runs, not over a dozen alternatives."""
-    first = np.moveaxis(np.asarray(alternatives), -1, 0)
-    return first.reshape(first.shape[:1] + (1,) * (axes + 1 - first.ndim) + first.shape[1:])
+    of_candidate = errors_c * np.log(theta_c / y) + (requests_c - errors_c) * np.log((1 - theta_c) / (1 - y))
+    of_baseline = errors_b * np.log(theta_b / x) + (requests_b - errors_b) * np.log((1 - theta_b) / (1 - x))
+    total: Floats = of_candidate + of_baseline
+    return total
 
 
 def project(share: Floats, theta_c: Floats, theta_b: Floats, delta: float) -> Floats:
     """The x in (0, 1 - delta) that minimises f KL(theta_c || x + delta) + (1 - f) KL(theta_b || x): the nearest point of the null.
 
     The derivative times x(1-x)y(1-y), y = x + delta, is the cubic f (y - theta_c) x(1-x) + (1-f) (x - theta_b) y(1-y). It has one root
-    below 0, one above 1 - delta, and ours is the middle one. With (1-y)/(1-x) taken for 1 - delta, which it is for small rates, a quadratic
-    is left; a step of Newton's leads from its root to the cubic's. Where that is a long step, the trigonometric form finds it.
-
-    Args: All broadcast against each other.
+    below 0, one above 1 - delta, and ours is the middle one (trigonometric form). Newton steps mend what cancellation costs at tiny rates.
     """
     rest = 1 - share
-    of_b, of_c = rest * theta_b, share * theta_c
-    b = (share * (1 - delta) + rest * (1 - 2 * delta) + of_b) + of_c
-    c = (share * delta + rest * (delta * (1 - delta)) - of_b * (1 - 2 * delta)) - of_c
-    d = -of_b * (delta * (1 - delta))
-    below = np.maximum(np.minimum(theta_b, theta_c - delta), theta_b * 1e-9)
-    above = np.maximum(theta_b, theta_c - delta)
-    scale = 1 / (1 - rest * delta)
-    start = _quadratic(((of_b - rest * delta) * (1 - delta) - share * delta + of_c) * scale, of_b * scale * (delta * (1 - delta)))
-    np.clip(start, below, above, out=start)
-    x = _newton(start, b, c, d, flat=1e-300)
-    np.clip(x, below, above, out=x)
-    start -= x
-    np.abs(start, out=start)
-    far = start > SETTLED * x
-    if far.any():
-        b, c, d, below, above = (np.broadcast_to(values, x.shape)[far] for values in (b, c, d, below, above))
-        x[far] = _middle_root(b, c, d, below, above)
-    return x
-
-
-def _quadratic(p: Floats, q: Floats) -> Floats:
-    """The positive root of x^2 - p x - q for q >= 0, without cancellation."""
-    root = p * p
-    root += 4 * q
-    np.sqrt(root, out=root)
-    root += np.abs(p)
-    return np.where(p > 0, root / 2, 2 * q / np.maximum(root, 1e-300))
-
-
-def _newton(x: Floats, b: Floats, c: Floats, d: Floats, *, flat: float) -> Floats:
-    """A step towards the root of -x^3 + b x^2 + c x + d. `flat`: the slope where the cubic does not rise; inf = stay there, 0+ = leap."""
-    value, slope = b - x, 2 * b - 3 * x
-    value *= x
-    value += c
-    value *= x
-    value += d
-    slope *= x
-    slope += c
-    slope[slope <= 0] = flat
-    value /= slope
-    return np.subtract(x, value, out=value)
-
-
-def _middle_root(b: Floats, c: Floats, d: Floats, below: Floats, above: Floats) -> Floats:
-    """The middle root of -x^3 + b x^2 + c x + d in its trigonometric form; Newton mends what cancellation costs at tiny rates."""
+    # a x^3 + b x^2 + c x + d with a = -1
+    b = share * (1 + theta_c - delta) + rest * (1 - 2 * delta + theta_b)
+    c = share * (delta - theta_c) + rest * (delta * (1 - delta) - theta_b * (1 - 2 * delta))
+    d = -rest * theta_b * delta * (1 - delta)
     middle = b / 3
     half = np.sqrt(np.maximum(middle * middle + c / 3, 1e-300))
     angle = np.arccos(np.clip((middle**3 + middle * c / 2 + d / 2) / half**3, -1.0, 1.0))
-    x = np.clip(middle + 2 * half * np.cos((angle - 2 * np.pi) / 3), below, above)
+    low, high = np.minimum(theta_b, theta_c - delta), np.maximum(theta_b, theta_c - delta)
+    low = np.maximum(low, theta_b * 1e-9)
+    x = np.clip(middle + 2 * half * np.cos((angle - 2 * np.pi) / 3), low, high)
     for _ in range(2):
-        x = np.clip(_newton(x, b, c, d, flat=np.inf), below, above)
-    return x
+        value = ((b - x) * x + c) * x + d
+        slope = (2 * b - 3 * x) * x + c
+        x = np.clip(x - value / np.where(slope > 0, slope, np.inf), low, high)
+    nearest: Floats = x
+    return nearest
 
 
 def scores(candidate: Floats, baseline: Floats, *, log_u_candidate: Floats, log_u_baseline: Floats, share: Floats) -> Floats:

@@ -7,15 +7,18 @@ Built of `blocks` and `mixture`; used by `policies.gates`.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
-from typing import Self
+from math import isfinite, log
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.statistics import blocks, error_block
-from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, kept, log_mean, shown
+from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, kept, log_mean, log_means, shown
 from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, decide
+
+if TYPE_CHECKING:
+    from policies.statistics.error_table import Table
 
 Amount = float | npt.NDArray[np.integer] | Floats
 Arm = tuple[Amount, Amount]
@@ -43,6 +46,12 @@ LEAST_RATE = 1e-7
 
 RATE_STEP = 0.05
 """Steps in which the baseline's rate is known, on the log scale: finer is no faster."""
+
+MANY = 256
+"""Runs from which their blocks are read from a table."""
+
+FIRST_PLACE = round(log(LEAST_RATE) / RATE_STEP)
+"""The least known rate, in steps; the greatest is 0: a rate of 1."""
 
 FORGET_S = 1800.0
 """Time constant with which the baseline's past rate is forgotten [s]. Being wrong costs speed, never validity."""
@@ -107,7 +116,7 @@ class ErrorGate:
         process = Process.start(sum(config.fails), sum(config.passes))
         return cls(config=config, process=process, known_requests=0.0, known_errors=0.0, requests=0.0, errors=0.0)
 
-    def update(self, baseline: Arm, candidate: Arm, *, elapsed_s: Number = 10.0) -> "ErrorGate":
+    def update(self, baseline: Arm, candidate: Arm, *, elapsed_s: Number = 10.0, dispersion: Number = 1.0) -> "ErrorGate":
         """The gate after one more block.
 
         Where an arm has no request there is no update: silence is no evidence. Which requests make a block may depend on their number and
@@ -117,10 +126,15 @@ class ErrorGate:
             baseline: (requests, errors), numbers or arrays of one shape, 0 <= errors <= requests [requests].
             candidate: The same of the other arm, same shape.
             elapsed_s: Time since the end of the block before, one or one per run [s].
+            dispersion: How many times as much as independent requests an arm's errors vary, known before the block, >= 1, one or one per
+                run. Evidence is drawn from the root of E of that degree: never more than E itself is valid for (Jensen).
         """
         base, cand = (_number(baseline[0]), _number(baseline[1])), (_number(candidate[0]), _number(candidate[1]))
         both = (base[0] > 0) & (cand[0] > 0)
         log_e = self._block(cand, base) if anywhere(both) else None
+        if log_e is not None and (isinstance(dispersion, np.ndarray) or dispersion > 1):
+            divisor = np.maximum(dispersion, 1.0)[..., np.newaxis]
+            log_e = log_e[0] / divisor, log_e[1] / divisor
         left = kept(elapsed_s, FORGET_S)
         if isinstance(both, bool):
             process = self.process.advance_one(log_e, elapsed_s=float(elapsed_s), deadline_s=self.config.deadline_s)
@@ -140,15 +154,18 @@ class ErrorGate:
         known = (self.known_errors + PRIOR_REQUESTS * self.config.baseline_rate) / (self.known_requests + PRIOR_REQUESTS)
         place = np.rint(np.log(np.maximum(known, LEAST_RATE)) / RATE_STEP)
         if isinstance(cand[0], float) and isinstance(base[0], float) and isinstance(cand[1], float) and isinstance(base[1], float):
-            return _one_block(self.config, (cand[0], cand[1]), (base[0], base[1]), float(place))
-        return _blocks(self.config, cand, base, place)
+            log_e, fails = one_block(self.config, (cand[0], cand[1]), (base[0], base[1]), float(place)), sum(self.config.fails)
+            return np.array(log_e[:fails]), np.array(log_e[fails:])
+        cand, base = (np.maximum(cand[0], 1.0), cand[1]), (np.maximum(base[0], 1.0), base[1])  # finite where there was none: not used
+        if np.size(place) < MANY:
+            return _blocks(self.config, cand, base, place)
+        return _many_blocks(self.config, cand, base, place)
 
     @property
     def log_fail(self) -> Floats:
         """Log of `evidence`: the weaker form where both margins must be exceeded."""
-        relative, absolute = self.config.fails
-        forms = [log_mean(form) for form in _split(self.process.log_fail, relative, absolute)]
-        return forms[0] if len(forms) == 1 else np.minimum(forms[0], forms[1])
+        forms = log_means(self.process.log_fail, self.config.fails)
+        return forms[..., 0] if forms.shape[-1] == 1 else np.minimum(forms[..., 0], forms[..., 1])
 
     @property
     def log_pass(self) -> Floats:
@@ -199,22 +216,19 @@ def _number(value: Amount) -> Number:
     return np.asarray(value, dtype=np.float64)
 
 
-@lru_cache(maxsize=16_384)
-def _one_block(config: ErrorConfig, cand: tuple[float, float], base: tuple[float, float], place: float) -> tuple[Floats, Floats]:
-    """`_blocks` of one run: short blocks of a steady load have few different counts, so most are found here."""
-    fails: list[float] = []
-    goods: list[float] = []
+def one_block(config: ErrorConfig, cand: tuple[float, float], base: tuple[float, float], place: float) -> list[float]:
+    """`_blocks` of one run in plain floats: log E per alternative of FAIL, then of PASS."""
     arms = (max(cand[0], 1.0), cand[1]), (max(base[0], 1.0), base[1])
-    if config.relative is not None:
-        log_e = error_block.relative(*arms, _ratios_of(config.relative), 1 + config.relative)
-        fails += log_e[:-GOOD]
-        goods += log_e[-GOOD:]
-    if config.absolute is not None:
-        theta_b, theta_c = _rates_of(place, config.absolute)
-        log_e = error_block.absolute(*arms, theta_c, theta_b, config.absolute)
-        fails += log_e[:-GOOD]
-        goods += log_e[-GOOD:]
-    return np.array(fails), np.array(goods)
+    relative = error_block.relative(*arms, _ratios_of(config.relative), 1 + config.relative) if config.relative is not None else []
+    absolute = error_block.absolute(*arms, _rows(arms[0][0], arms[1][0], place, config.absolute)) if config.absolute is not None else []
+    return [*relative[:-GOOD], *absolute[:-GOOD], *relative[-GOOD:], *absolute[-GOOD:]]
+
+
+@lru_cache(maxsize=4096)
+def _rows(requests_c: float, requests_b: float, place: float, delta: float) -> tuple[error_block.Row, ...]:
+    """Short blocks of a steady load have few different numbers of requests, so most are found here."""
+    theta_b, theta_c = _rates_of(place, delta)
+    return error_block.rows(requests_c / (requests_c + requests_b), theta_c, theta_b, delta)
 
 
 @lru_cache(maxsize=256)
@@ -233,42 +247,56 @@ def _blocks(config: ErrorConfig, cand: tuple[Number, Number], base: tuple[Number
 
     Args:
         config: The margins.
-        cand: (requests, errors) of the candidate; without requests the result is finite and means nothing.
+        cand: (requests, errors) of the candidate, requests > 0.
         base: The same of the baseline.
         place: The baseline's known rate, as log rate / `RATE_STEP`.
     """
-    forms: list[Floats] = []
-    arms = (np.maximum(cand[0], 1.0), np.asarray(cand[1])), (np.maximum(base[0], 1.0), np.asarray(base[1]))
+    fails, goods = [], []
+    arms = (np.asarray(cand[0]), np.asarray(cand[1])), (np.asarray(base[0]), np.asarray(base[1]))
     if config.relative is not None:
-        forms.append(blocks.relative(*arms, ratio=_ratios(config.relative), rho=1 + config.relative))
+        log_e = blocks.relative(*arms, ratio=_ratios(config.relative), rho=1 + config.relative)
+        fails.append(log_e[..., :-GOOD])
+        goods.append(log_e[..., -GOOD:])
     if config.absolute is not None:
         theta_b, theta_c = _rates(place, config.absolute)
-        forms.append(blocks.absolute(*arms, theta_c=theta_c, theta_b=theta_b, delta=config.absolute))
-    if len(forms) == 1:
-        return forms[0][..., :-GOOD], forms[0][..., -GOOD:]
-    fails, goods = [form[..., :-GOOD] for form in forms], [form[..., -GOOD:] for form in forms]
-    return _joined(fails), _joined(goods)
+        log_e = blocks.absolute(*arms, theta_c=theta_c, theta_b=theta_b, delta=config.absolute)
+        fails.append(log_e[..., :-GOOD])
+        goods.append(log_e[..., -GOOD:])
+    return np.concatenate(fails, axis=-1), np.concatenate(goods, axis=-1)
 
 
-def _joined(forms: list[Floats]) -> Floats:
-    """Side by side on the last axis, which stays the slowest in memory."""
-    return np.moveaxis(np.concatenate([np.moveaxis(form, -1, 0) for form in forms]), 0, -1)
+def _many_blocks(config: ErrorConfig, cand: tuple[Number, Number], base: tuple[Number, Number], place: Number) -> tuple[Floats, Floats]:
+    """`_blocks` of thousands of runs, by table."""
+    from policies.statistics.error_table import read  # noqa: PLC0415 - needs scipy.sparse, which a server has no use for
+
+    shape = np.broadcast_shapes(*map(np.shape, (*cand, *base, place)))
+    counts = [np.broadcast_to(values, shape).ravel() for values in (*cand, *base)]
+    places = np.broadcast_to(np.clip(place, FIRST_PLACE, 0), shape).ravel().astype(np.intp) - FIRST_PLACE
+    fail, good = read(_table(config.relative, config.absolute), (counts[0], counts[1]), (counts[2], counts[3]), places)
+    return fail.reshape(*shape, -1), good.reshape(*shape, -1)
+
+
+@lru_cache(maxsize=8)
+def _table(relative: float | None, absolute: float | None) -> "Table":
+    from policies.statistics.error_table import Table  # noqa: PLC0415 - see above
+
+    config = ErrorConfig(relative=relative, absolute=absolute)
+
+    def exact(cand: tuple[Floats, Floats], base: tuple[Floats, Floats], place: Floats) -> tuple[Floats, Floats]:
+        return _blocks(config, cand, base, place + FIRST_PLACE)
+
+    return Table(exact=exact, places=1 - FIRST_PLACE, sizes=(sum(config.fails), sum(config.passes)))
 
 
 def _rates(place: Number, delta: float) -> tuple[Floats, Floats]:
     """The baseline's rate, and the candidate's in the alternatives of the absolute form."""
-    theta_b = np.asarray(np.minimum(np.exp(place * RATE_STEP), 0.9 * (1 - delta)))
+    theta_b = np.asarray(np.minimum(np.exp(place * RATE_STEP), 0.9 * (1 - delta)))[..., np.newaxis]
     allowed = theta_b + delta
-    factors = (WORSE_RATES.reshape(-1, *[1] * theta_b.ndim), GOOD_RATES.reshape(-1, *[1] * theta_b.ndim))
-    worse = np.minimum(allowed * factors[0], np.maximum(MOST, 1 - 0.1 * (1 - allowed)))
-    good = np.minimum(theta_b * factors[1], theta_b + 0.8 * delta)
-    return theta_b[..., np.newaxis], np.moveaxis(np.concatenate([worse, good]), 0, -1)
+    worse = np.minimum(allowed * WORSE_RATES, np.maximum(MOST, 1 - 0.1 * (1 - allowed)))
+    good = np.minimum(theta_b * GOOD_RATES, theta_b + 0.8 * delta)
+    return theta_b, np.concatenate([worse, good], axis=-1)
 
 
 def _ratios(relative: float) -> Floats:
     """Alternatives of the relative form: those of FAIL, then those of PASS."""
     return np.append(WORSE_RATIOS * (1 + relative), (0.8, 1.0, 1 + 0.3 * relative))
-
-
-def _split(values: Floats, first: int, second: int) -> list[Floats]:
-    return [part for part, size in ((values[..., :first], first), (values[..., first:], second)) if size]

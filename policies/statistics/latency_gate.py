@@ -9,7 +9,7 @@ import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, inf, isfinite, log
+from math import inf, isfinite, log
 from statistics import NormalDist
 from typing import Self
 
@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS
 from policies.statistics import blocks
-from policies.statistics.latency_block import Alternatives, Moved, Pairs, one_block
-from policies.statistics.mixture import Bools, Floats, Number, Process, kept, log_mean, shown
+from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean, shown
 from policies.statistics.verdict import MIN_REQUESTS, decide
 
 _SCORES: Floats = np.linspace(-3.5, 3.5, 1401)
@@ -49,8 +48,19 @@ MIN_KNOWN = 10.0
 FORGET_S = 1800.0
 """Time constant with which the baseline's past is forgotten [s]. A stale past costs speed, never validity."""
 
+RENEW = 1.0
+"""The distribution that scores are made of is taken anew when as much as is known has come since, as a part of it, or after `RENEW_S`."""
+
+RENEW_S = 60.0
+"""How old that distribution gets [s]. It follows a baseline that drifts, and in between scores stay what they are."""
+
+DECIMALS = 3
+"""Of what is remembered [requests]: bins that were forgotten are empty."""
+
 STEP = log(LATENCY_EDGES_MS[1] / LATENCY_EDGES_MS[0])
 """Width of a bin on the log scale."""
+
+_PLACES: Floats = np.arange(LATENCY_BINS - 1, dtype=np.float64) * STEP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,19 +138,23 @@ class LatencyGate:
 
     Attributes:
         process: Evidence per alternative.
-        known: Histogram of the baseline's earlier blocks, slowly forgotten [requests].
+        known: Histogram of the baseline that scores are made of [requests]: of its past when it was taken, slowly forgotten.
+        since: The baseline's requests since then [requests]; `since_s`: the time since then [s].
         requests: The candidate's sum, for the least count a FAIL needs [requests].
     """
 
     config: LatencyConfig
     process: Process
     known: Floats
+    since: Floats
+    since_s: Number
     requests: Number
 
     @classmethod
     def start(cls, config: LatencyConfig) -> Self:
         process = Process.start(*config.size)
-        return cls(config=config, process=process, known=np.zeros(LATENCY_BINS), requests=0.0)
+        nothing = np.zeros(LATENCY_BINS)
+        return cls(config=config, process=process, known=nothing, since=nothing, since_s=0.0, requests=0.0)
 
     def update(self, baseline: npt.ArrayLike, candidate: npt.ArrayLike, *, elapsed_s: Number = 10.0) -> "LatencyGate":
         """The gate after one more block.
@@ -156,68 +170,30 @@ class LatencyGate:
         requests_b, requests_c = base.sum(axis=-1), cand.sum(axis=-1)
         ready: Bools = np.asarray((requests_b > 0) & (requests_c > 0) & (self.known.sum(axis=-1) >= MIN_KNOWN))
         log_e = self._block(base, cand, np.asarray(requests_c / np.maximum(requests_b + requests_c, 1))) if ready.any() else None
+        since, since_s = self.since + base, np.asarray(self.since_s + np.maximum(elapsed_s, 0.0))
+        come = since.sum(axis=-1)
+        enough = (come >= RENEW * self.known.sum(axis=-1)) | (since_s >= RENEW_S)
+        renewed: Bools = np.asarray((come > 0) & enough)[..., np.newaxis]
         return LatencyGate(
             config=self.config,
             process=self.process.advance(log_e, update=ready, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s),
-            known=self.known * np.asarray(kept(elapsed_s, FORGET_S))[..., np.newaxis] + base,
+            known=np.where(renewed, np.round(self.known * np.exp(-since_s / FORGET_S)[..., np.newaxis] + since, DECIMALS), self.known),
+            since=np.where(renewed, 0.0, since),
+            since_s=np.where(renewed[..., 0], 0.0, since_s),
             requests=self.requests + requests_c,
-        )
-
-    def update_one(self, baseline: Pairs, candidate: Pairs, *, elapsed_s: float = 10.0) -> "LatencyGate":
-        """`update` of a single run, which is what a server does all day.
-
-        Args:
-            baseline: (bin, count) pairs, ascending by bin [requests].
-            candidate: The same of the other arm.
-        """
-        ready = bool(baseline and candidate) and float(self.known.sum()) >= MIN_KNOWN
-        arms = candidate, baseline
-        log_e = one_block(ALTERNATIVES, _moved(self.config), self.config.quantile, self.known, arms) if ready else None
-        known = self.known * exp(-max(elapsed_s, 0.0) / FORGET_S)
-        if baseline:
-            known[[place for place, _ in baseline]] += [count for _, count in baseline]
-        return LatencyGate(
-            config=self.config,
-            process=self.process.advance_one(log_e, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s),
-            known=known,
-            requests=self.requests + sum(count for _, count in candidate),
         )
 
     def _block(self, base: Floats, cand: Floats, share: Floats) -> tuple[Floats, Floats]:
         """Log E of the block per alternative of FAIL and of PASS; only bins that hold something are looked at."""
-        down_fail, down_pass = moved(self.config.relative, self.config.absolute_ms)
         columns_b = np.flatnonzero(base.reshape(-1, LATENCY_BINS).any(axis=0))
         columns_c = np.flatnonzero(cand.reshape(-1, LATENCY_BINS).any(axis=0))
         base, cand = base[..., columns_b], cand[..., columns_c]
-        below = self.known.cumsum(axis=-1)
-        arms, first = (cand, base), len(columns_c)
-        worse = self._worse(below, np.concatenate([down_fail[columns_c], columns_b]))
-        better = self._better(below, np.concatenate([down_pass[columns_c], columns_b]), down_pass)
-        fail = blocks.scores(*arms, log_u_candidate=worse[..., :first], log_u_baseline=worse[..., first:], share=share)
-        good = blocks.scores(*arms, log_u_candidate=better[..., :first], log_u_baseline=better[..., first:], share=share)
+        log_u = scores(self.config, self.known, candidate=columns_c, baseline=columns_b)
+        fail, good = (
+            blocks.scores(cand, base, log_u_candidate=of_candidate, log_u_baseline=of_baseline, share=share)
+            for of_candidate, of_baseline in log_u
+        )
         return fail, good
-
-    def _worse(self, below: Floats, bins: Bins) -> Floats:
-        """Log u of the bins per alternative of FAIL: grows with slowness."""
-        if self.config.quantile is not None:
-            return _tail(below, bins, self.config.quantile, WORSE_ODDS)
-        shift = SHIFTS[:, np.newaxis]
-        body = shift * self._normal_score(below, bins)[..., np.newaxis, :] - shift * shift / 2
-        return np.concatenate([body, *(_tail(below, bins, tail, WORSE_ODDS) for tail in TAILS)], axis=-2)
-
-    def _better(self, below: Floats, bins: Bins, down: Bins) -> Floats:
-        """Log u of the bins per alternative of PASS: falls with slowness."""
-        if self.config.quantile is not None:
-            return _tail(below, bins, self.config.quantile, GOOD_ODDS)
-        shift = _margin(below, self.known, down)[..., np.newaxis, np.newaxis] * GOOD_SHIFTS[:, np.newaxis]
-        falling: Floats = -shift * self._normal_score(below, bins)[..., np.newaxis, :] - shift * shift / 2
-        return falling
-
-    def _normal_score(self, below: Floats, bins: Bins) -> Floats:
-        """Normal quantile of the middle of each bin in the known distribution of the baseline."""
-        middle = (below[..., bins] - self.known[..., bins] / 2 + 0.5) / (below[..., -1:] + 1)
-        score: Floats = np.interp(middle, _PROBABILITIES, _SCORES)
-        return score
 
     @property
     def log_fail(self) -> Floats:
@@ -250,37 +226,62 @@ class LatencyGate:
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""
-        numbers = (self.process.left, self.process.age_s, self.requests)
-        return (*self.process.log_fail.tolist(), *self.process.log_pass.tolist(), *map(float, numbers), *self.known.tolist())
+        numbers = (self.process.left, self.process.age_s, self.requests, self.since_s)
+        histograms = (*self.known.tolist(), *self.since.tolist())
+        return (*self.process.log_fail.tolist(), *self.process.log_pass.tolist(), *map(float, numbers), *histograms)
 
     @classmethod
     def restore(cls, config: LatencyConfig, memory: tuple[float, ...]) -> "LatencyGate":
         """The gate that said `memory`. Raises: ValueError: If it is damaged or of another gate."""
         fails, passes = config.size
         numbers = fails + passes
-        if len(memory) != numbers + 3 + LATENCY_BINS or not isfinite(sum(memory)):
-            raise ValueError(f"memory of this latency gate is {numbers + 3 + LATENCY_BINS} finite numbers, got {len(memory)}")
-        left, age_s, requests = memory[numbers : numbers + 3]
+        if len(memory) != numbers + 4 + 2 * LATENCY_BINS or not isfinite(sum(memory)):
+            raise ValueError(f"memory of this latency gate is {numbers + 4 + 2 * LATENCY_BINS} finite numbers, got {len(memory)}")
+        left, age_s, requests, since_s = memory[numbers : numbers + 4]
         values = np.array(memory)
+        known, since = values[numbers + 4 :].reshape(2, -1)
         process = Process(log_fail=values[:fails], log_pass=values[fails:numbers], left=left, age_s=age_s)
-        return cls(config=config, process=process, known=values[numbers + 3 :], requests=requests)
+        return cls(config=config, process=process, known=known, since=since, since_s=since_s, requests=requests)
 
 
-ALTERNATIVES = Alternatives(
-    shifts=SHIFTS,
-    good_shifts=GOOD_SHIFTS,
-    tails=TAILS,
-    odds=tuple(WORSE_ODDS.tolist()),
-    good_odds=tuple(GOOD_ODDS.tolist()),
-    score=lambda middle: np.interp(middle, _PROBABILITIES, _SCORES),
-)
-"""The same for one run."""
+def scores(config: LatencyConfig, known: Floats, *, candidate: Bins, baseline: Bins) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """What is bet on, for FAIL and for PASS: log u of bins of the candidate and of the baseline per alternative; axes alternatives, bins.
 
-
-@lru_cache(maxsize=128)
-def _moved(config: LatencyConfig) -> Moved:
+    Args:
+        known: Histogram of the baseline, bins on the last axis, not empty [requests].
+        candidate: Bins of the candidate; its margin is taken off here.
+        baseline: Bins of the baseline.
+    """
     fail, good = moved(config.relative, config.absolute_ms)
-    return Moved(fail=tuple(fail.tolist()), good=tuple(good.tolist()))
+    below, first = known.cumsum(axis=-1), len(candidate)
+    worse = _worse(config, known, below, np.concatenate([fail[candidate], baseline]))
+    better = _better(config, known, below, np.concatenate([good[candidate], baseline]))
+    return (worse[..., :first], worse[..., first:]), (better[..., :first], better[..., first:])
+
+
+def _worse(config: LatencyConfig, known: Floats, below: Floats, bins: Bins) -> Floats:
+    """Log u of the bins per alternative of FAIL: grows with slowness."""
+    if config.quantile is not None:
+        return _tail(below, bins, config.quantile, WORSE_ODDS)
+    shift = SHIFTS[:, np.newaxis]
+    body = shift * _normal_score(known, below, bins)[..., np.newaxis, :] - shift * shift / 2
+    return np.concatenate([body, *(_tail(below, bins, tail, WORSE_ODDS) for tail in TAILS)], axis=-2)
+
+
+def _better(config: LatencyConfig, known: Floats, below: Floats, bins: Bins) -> Floats:
+    """Log u of the bins per alternative of PASS: falls with slowness."""
+    if config.quantile is not None:
+        return _tail(below, bins, config.quantile, GOOD_ODDS)
+    shift = _margin(below, known, moved(config.relative, config.absolute_ms)[1])[..., np.newaxis, np.newaxis] * GOOD_SHIFTS[:, np.newaxis]
+    falling: Floats = -shift * _normal_score(known, below, bins)[..., np.newaxis, :] - shift * shift / 2
+    return falling
+
+
+def _normal_score(known: Floats, below: Floats, bins: Bins) -> Floats:
+    """Normal quantile of the middle of each bin in the known distribution of the baseline."""
+    middle = (below[..., bins] - known[..., bins] / 2 + 0.5) / (below[..., -1:] + 1)
+    score: Floats = np.interp(middle, _PROBABILITIES, _SCORES)
+    return score
 
 
 def _tail(below: Floats, bins: Bins, level: float, odds: Floats) -> Floats:
@@ -288,7 +289,7 @@ def _tail(below: Floats, bins: Bins, level: float, odds: Floats) -> Floats:
     total = below[..., -1:]
     # "no answer" is above every quantile, also where it is so common that the quantile lies there
     place = np.minimum((below < level * total).sum(axis=-1, keepdims=True), LATENCY_BINS - 2)
-    above = np.take_along_axis(below, place, axis=-1)
+    above = below[place] if below.ndim == 1 else np.take_along_axis(below, place, axis=-1)
     theta_0 = np.minimum(np.maximum((total - above + 0.5) / (total + 1), 1e-6), 1 - 1e-6)[..., np.newaxis]
     raised = odds[:, np.newaxis] * theta_0
     theta_1 = raised / (1 - theta_0 + raised)
@@ -301,8 +302,7 @@ def _margin(below: Floats, known: Floats, down: Bins) -> Floats:
     width = (median - down[median]) * STEP
     answered = known[..., :-1]
     total = np.maximum(answered.sum(axis=-1), 1e-9)
-    place = np.arange(LATENCY_BINS - 1) * STEP
-    mean = (answered * place).sum(axis=-1) / total
-    variance = (answered * place * place).sum(axis=-1) / total - mean * mean
+    mean = answered @ _PLACES / total
+    variance = answered @ (_PLACES * _PLACES) / total - mean * mean
     deviations: Floats = np.minimum(width / np.sqrt(np.maximum(variance, (STEP / 2) ** 2)), 2.0)
     return deviations

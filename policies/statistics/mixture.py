@@ -7,7 +7,8 @@ logarithms: evidence of 1e12 requests is finite. Source: e-detectors, Shin, Ramd
 """
 
 from dataclasses import dataclass
-from math import exp, log
+from functools import lru_cache
+from math import exp, log, sqrt
 from typing import Self
 
 import numpy as np
@@ -25,10 +26,13 @@ LOG_MOST = 690.0
 """Evidence is shown as at most exp(690), about 1e299, so that it stays finite when weighed."""
 
 FIRST_STAKE = 0.5
-"""Share of the purse staked on a candidate that is bad from its first block."""
+"""Share of the purse staked on a candidate that is bad from its first block; what is not `LATE` nor `EARLY`."""
 
-EARLY = 0.25
-"""How much of what is left is staked early: the purse falls as age to the power of minus this."""
+LATE = 0.2
+"""Share spread evenly over the time to the deadline, but for a tenth of it, which is for later."""
+
+EARLY = 1 - FIRST_STAKE - LATE
+"""Share staked soon after the start: it falls with the root of the age."""
 
 SETTLED_S = 5.0
 """Age from which it does so [s]."""
@@ -37,12 +41,22 @@ SETTLED_S = 5.0
 def purse(age_s: Number, deadline_s: float) -> Number:
     """What is left to stake after the first block, `age_s` after the start, of 1; falls and never reaches 0.
 
-    Regressions show soon after a start more often than late, so the chance taken on each second falls like 1 / age, down to an even one
-    over `deadline_s`. A stake in every block matters: evidence for a total failure dies with each good request, so only the
-    youngest stakes are alive when a failure begins.
+    Regressions show soon after a start more often than late, and may yet begin at any time up to `deadline_s`. A stake in every block
+    matters: evidence for a total failure dies with each good request, so only the youngest stakes are alive when a failure begins.
     """
-    left: Number = (1 - FIRST_STAKE) * np.exp(-age_s / deadline_s) * (1 + age_s / SETTLED_S) ** -EARLY
+    if not isinstance(age_s, np.ndarray):
+        return purse_of(float(age_s), deadline_s)
+    fading = np.exp(-age_s / deadline_s)
+    even = 0.9 * np.maximum(1 - age_s / deadline_s, 0.0) + 0.1 * fading
+    left: Number = LATE * even + EARLY * fading / np.sqrt(1 + age_s / SETTLED_S)
     return left
+
+
+def purse_of(age_s: float, deadline_s: float) -> float:
+    """`purse` of a single run."""
+    fading = exp(-age_s / deadline_s)
+    even = 0.9 * max(1 - age_s / deadline_s, 0.0) + 0.1 * fading
+    return LATE * even + EARLY * fading / sqrt(1 + age_s / SETTLED_S)
 
 
 def kept(elapsed_s: Number, over_s: float) -> Number:
@@ -64,7 +78,7 @@ def restart(log_m: Floats, log_e: Floats, gamma: Number) -> Floats:
     # exp and log are several times faster than logaddexp, and a stake is at most 1, so whoever has e^690 does not notice it
     staked = np.minimum(log_m, LOG_MOST)
     np.exp(staked, out=staked)
-    staked += np.maximum(gamma, 1e-300) if isinstance(gamma, float) else np.maximum(gamma, 1e-300)[..., np.newaxis]
+    staked = staked + np.asarray(np.maximum(gamma, 1e-300))[..., np.newaxis]
     np.log(staked, out=staked)
     np.maximum(staked, log_m, out=staked)
     log_after: Floats = staked + log_e
@@ -73,16 +87,40 @@ def restart(log_m: Floats, log_e: Floats, gamma: Number) -> Floats:
 
 def log_mean(log_values: Floats) -> Floats:
     """Log of the mean of exp(log_values) over the last axis: the evidence of a mixture with equal weights."""
-    count = log(log_values.shape[-1])
-    if log_values.ndim == 1:
-        alone: Floats = np.logaddexp.reduce(log_values) - count
-        return alone
-    largest = log_values.max(axis=-1)
-    above = log_values - largest[..., np.newaxis]
-    np.exp(above, out=above)
-    mean: Floats = np.log(above.sum(axis=-1))
-    mean += largest - count
+    mean: Floats = log_means(log_values, (log_values.shape[-1],))[..., 0]
     return mean
+
+
+def log_means(log_values: Floats, sizes: tuple[int, ...]) -> Floats:
+    """`log_mean` of consecutive parts of the last axis; parts of size 0 are left out.
+
+    Returns: One value per part on the last axis.
+    """
+    sizes = tuple(size for size in sizes if size)
+    if log_values.ndim == 1:
+        return _exact_means(log_values, sizes)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        means: Floats = np.log(np.exp(log_values) @ _averages(sizes))
+    if not bool((np.abs(means) < LOG_MOST).all()):  # exp over- or underflows
+        extreme = ~(np.abs(means) < LOG_MOST).all(axis=-1)
+        means[extreme] = _exact_means(log_values[extreme], sizes)
+    return means
+
+
+def _exact_means(log_values: Floats, sizes: tuple[int, ...]) -> Floats:
+    ends = np.cumsum(sizes)
+    parts = [log_values[..., end - size : end] for end, size in zip(ends.tolist(), sizes, strict=True)]
+    return np.stack([np.logaddexp.reduce(part, axis=-1) - log(part.shape[-1]) for part in parts], axis=-1)
+
+
+@lru_cache(maxsize=64)
+def _averages(sizes: tuple[int, ...]) -> Floats:
+    """The matrix that takes the mean of each part."""
+    matrix = np.zeros((sum(sizes), len(sizes)))
+    for index, size in enumerate(sizes):
+        start = sum(sizes[:index])
+        matrix[start : start + size, index] = 1 / size
+    return matrix
 
 
 def shown(log_evidence: Floats) -> Floats:
@@ -127,13 +165,10 @@ class Process:
         log_pass = np.maximum(self.log_pass + log_e[1], LOG_NOTHING)
         if everywhere(update):
             return Process(log_fail=log_fail, log_pass=log_pass, left=left, age_s=age_s)
-        runs = np.asarray(update)
-        return Process(
-            log_fail=np.where(runs[..., np.newaxis], log_fail, self.log_fail),
-            log_pass=np.where(runs[..., np.newaxis], log_pass, self.log_pass),
-            left=np.where(runs, left, self.left),
-            age_s=age_s,
-        )
+        waits = ~np.asarray(update)
+        np.copyto(log_fail, self.log_fail, where=waits[..., np.newaxis])
+        np.copyto(log_pass, self.log_pass, where=waits[..., np.newaxis])
+        return Process(log_fail=log_fail, log_pass=log_pass, left=np.where(waits, self.left, left), age_s=age_s)
 
     def advance_one(self, log_e: tuple[Floats, Floats] | None, *, elapsed_s: float, deadline_s: float) -> "Process":
         """`advance` of a single run."""
@@ -141,7 +176,7 @@ class Process:
         if log_e is None:
             return Process(log_fail=self.log_fail, log_pass=self.log_pass, left=self.left, age_s=age_s)
         before = float(self.left)
-        left = min((1 - FIRST_STAKE) * exp(-age_s / deadline_s) * (1 + age_s / SETTLED_S) ** -EARLY, before)
+        left = min(purse_of(age_s, deadline_s), before)
         staked = np.logaddexp(self.log_fail, log(max(before - left, 1e-300)))
         return Process(
             log_fail=np.maximum(log_e[0] + staked, LOG_NOTHING),

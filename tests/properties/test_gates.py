@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from policies.evidence import LATENCY_BINS, Counts
-from policies.gates import GateState, Verdict, feed, open_gate, read
+from policies.gates import GateState, Verdict, feed, gate_test, open_gate, read
 from policies.spec.policy import Gate, Margin, Metric
+from policies.statistics import ErrorGate
 
 MOST = 10**12
 
@@ -120,3 +122,33 @@ def test_without_a_request_of_the_candidate_a_gate_never_passes_nor_fails(gate: 
 def test_no_data_is_never_a_verdict_on_the_candidate(gate: Gate, blocks: list[tuple[Counts, Counts, float]], silent_s: float):
     state, now = fed(gate, open_gate(gate, now=0.0, deadline_s=600.0), blocks)
     assert read(gate, state, alpha=0.01, now=now + silent_s, no_data_after_s=300.0).verdict is Verdict.NO_DATA
+
+
+def dense(counts: Counts) -> np.ndarray:
+    histogram = np.zeros(LATENCY_BINS)
+    for place, count in counts.latency:
+        histogram[place] += count
+    return histogram
+
+
+SOME = st.lists(st.tuples(counts(10_000), counts(10_000), st.floats(0, 100)), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(gate=gates(), blocks=SOME)
+def test_a_server_and_a_simulation_of_many_runs_find_the_same_evidence(gate: Gate, blocks: list[tuple[Counts, Counts, float]]):
+    """`policies.statistics.single` against the forms for many runs at once, whose first run is this one."""
+    state, now = open_gate(gate, now=0.0, deadline_s=600.0), 0.0
+    many = gate_test(gate, deadline_s=600.0)
+    for stable, candidate, elapsed_s in blocks:
+        if not (stable.requests and candidate.requests and stable.latency and candidate.latency):
+            continue
+        now += elapsed_s
+        state = feed(gate, state, stable, candidate, now=now)
+        arms = [np.array([dense(arm), dense(arm)[::-1]]) for arm in (stable, candidate)]
+        if isinstance(many, ErrorGate):
+            arms = [(np.array([arm.requests, 5]), np.array([arm.errors, 1])) for arm in (stable, candidate)]
+        many = many.update(*arms, elapsed_s=elapsed_s)
+        slack = 1e-6 * (1 + abs(state.log_fail) + abs(state.log_pass))
+        assert math.isclose(state.log_fail, float(many.log_fail.flat[0]), abs_tol=slack)
+        assert math.isclose(state.log_pass, float(many.log_pass.flat[0]), abs_tol=slack)

@@ -154,6 +154,41 @@ def test_a_memory_that_is_not_the_gates_is_an_error(memory: tuple[float, ...] | 
     assert (other.verdict, other.estimate_candidate, other.interval) == (Verdict.ERROR, None, None)
 
 
+@pytest.mark.parametrize("bins", [((-1, 5.0),), ((LATENCY_BINS, 5.0),), ((100, math.nan),), ((100, -3.0),)])
+def test_of_a_baseline_that_cannot_be_nothing_is_learnt(bins: tuple[tuple[int, float], ...]):
+    hundred, state = took(np.full(20, 100.0)), opened(LATENCY)
+    for index in range(3):
+        state = feed(LATENCY, state, hundred, hundred, now=float(index))
+    odd = replace(state, known=replace(state.known, bins=bins))
+    assert say(LATENCY, state, now=3.0).verdict is not Verdict.ERROR
+    assert say(LATENCY, odd, now=3.0).verdict is Verdict.ERROR
+    assert feed(LATENCY, odd, hundred, hundred, now=4.0).blocks == state.blocks
+
+
+def test_the_baseline_that_scores_are_made_of_is_taken_anew_when_it_doubled_or_grew_old():
+    nine, one, state, now, taken = took(np.full(9, 100.0)), took(np.full(1, 100.0)), opened(LATENCY), 0.0, []
+    for _ in range(64):
+        now += 0.1
+        state = feed(LATENCY, state, nine, one, now=now)
+        taken.append(state.known.taken.requests)
+    assert sorted(set(taken)) == [9, 18, 36, 72, 144, 288, 576]
+    assert feed(LATENCY, state, nine, one, now=now + 59.0).known is state.known
+    old = feed(LATENCY, state, nine, one, now=now + 61.0)
+    assert old.known.taken == old.seen.stable
+    assert feed(LATENCY, old, NOTHING, one, now=now + 300.0).known is old.known, "nothing new of stable"
+
+
+def test_a_baseline_that_changed_for_good_is_what_counts_half_an_hour_later():
+    state, now = opened(LATENCY), 0.0
+    for latency_ms in (100.0, 400.0):
+        for _ in range(60):
+            now += 60.0
+            state = feed(LATENCY, state, took(np.full(90, latency_ms)), took(np.full(10, latency_ms)), now=now)
+    known = dict(state.known.bins)
+    assert known[latency_bin(400.0)] > 4 * known[latency_bin(100.0)]
+    assert state.seen.stable.requests == 120 * 90
+
+
 def test_a_margin_without_sense_is_refused_when_the_gate_is_opened():
     with pytest.raises(ValueError, match="margin"):
         opened(Gate(name="none", metric=Metric.ERROR_RATE, margin=Margin()))
