@@ -174,7 +174,7 @@ def test_what_is_no_address_is_wrong_usage(address):
         (("abort",), "missing argument"),
         (("explode",), "no such command"),
         (("abort", "chat", "--nope"), "no such option"),
-        (("plan",), "not supported yet"),
+        (("vote",), "not supported yet"),
     ],
 )
 def test_wrong_usage_is_exit_2_with_a_hint(arguments, words):

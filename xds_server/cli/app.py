@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, str]] = {
     "history": "look",
     "proxies": "look",
     "assign": "assign",
+    "plan": "plan",
     "start": "act",
     "advance": "act",
     "promote": "act",
@@ -40,7 +41,7 @@ COMMANDS: Final[dict[str, str]] = {
 }
 """Verb -> module of this package that has a command of that name, in the order of the help text."""
 
-LATER: Final = frozenset({"inspect", "plan", "test", "pairs", "vote", "config"})
+LATER: Final = frozenset({"inspect", "test", "pairs", "vote", "config"})
 """Verbs that are promised and not there yet."""
 
 
