@@ -10,7 +10,7 @@ Whatever else changes never resets a running release.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from policies import verdicts, wish
+from policies import radius, verdicts, wish
 from policies.outcome import Outcome, decided, nothing
 from policies.release import COMMITTED_MAX, enter, hold, revert, start, without_gates_freeze
 from policies.rollout import IN_RELEASE, KEEPING, Decision, Fact, Mode, PolicyChanged, Reason, Rollout
@@ -176,7 +176,8 @@ def _edited(outcome: Outcome, old: Rollout, *, now: float) -> Outcome:
     if state.mode is not Mode.STEP:
         return outcome.with_state(replace(state, homes=wish.homes(state)))
     placed = _placed(outcome.with_state(state), old, now=now)
-    return placed.with_state(replace(placed.state, homes=wish.homes(placed.state)))
+    kept = radius.opened(placed.state, now=now, deadline_s=verdicts.deadline_s(placed.state.policy))
+    return placed.with_state(replace(kept, homes=wish.homes(kept)))
 
 
 def _placed(outcome: Outcome, old: Rollout, *, now: float) -> Outcome:

@@ -309,7 +309,7 @@ def _progress(outcome: Outcome, seen: Seen, missing: tuple[verdicts.Waiting, ...
         return _judge(outcome, now) if outcome.state.winner else resume(outcome, state.holding)
     if not missing:
         return enter_next(outcome, verdicts.passed(state, seen), now=now)
-    if all(item.kind in {"gate", "goal"} for item in missing):
+    if all(item.kind in {"gate", "goal", "radius", "ratio"} for item in missing):
         return hold(outcome, verdicts.undecided(state, missing, seen))
     return resume(outcome, state.holding)
 

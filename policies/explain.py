@@ -68,10 +68,14 @@ def value(amount: Fact, unit: Fact) -> str:
 
 
 def _hoped(facts: Facts) -> str:
+    if facts.get("limit") is not None:
+        return "within its limit"
     return "better" if facts.get("role") == "goal" else "as good"
 
 
 def _feared(facts: Facts) -> str:
+    if facts.get("limit") is not None:
+        return "beyond its limit"
     return "not better" if facts.get("role") == "goal" else "worse"
 
 
@@ -133,7 +137,7 @@ def _apart(facts: Facts) -> str:
 def _failed(facts: Facts) -> str:
     return (
         f"gate {facts.get('gate')} failed in {facts.get('step')}: {_compared(facts)}; "
-        f"{odds(facts.get('evidence'))} that it is worse, {_number(facts.get('needed'))}:1 needed" + _back(facts)
+        f"{odds(facts.get('evidence'))} that it is {_feared(facts)}, {_number(facts.get('needed'))}:1 needed" + _back(facts)
     )
 
 
@@ -160,7 +164,7 @@ def _said(facts: Facts) -> str:
 def _undecided(facts: Facts) -> str:
     return (
         f"{facts.get('step')} is held: gate {facts.get('gate')} cannot tell yet: {_compared(facts)}; "
-        f"{odds(facts.get('evidence_pass'))} that it is as good, {_number(facts.get('needed_pass'))}:1 needed"
+        f"{odds(facts.get('evidence_pass'))} that it is {_hoped(facts)}, {_number(facts.get('needed_pass'))}:1 needed"
     )
 
 
@@ -199,13 +203,23 @@ _SENTENCES: dict[str, Callable[[Facts], str]] = {
         f"gates {f['gates']} together failed in {f.get('step')}: {_compared(f)}; "
         f"{odds(f['together'])} that it is worse, {_number(f['needed_together'])}:1 needed" + _back(f)
     ),
-    "gate_fail": lambda f: f"{f.get('step')} is held by signal {f.get('gate')}: {_compared(f)}; {odds(f.get('evidence'))} that it is worse",
+    "gate_fail": lambda f: (
+        f"{f.get('step')} is held by signal {f.get('gate')}: {_compared(f)}; {odds(f.get('evidence'))} that it is {_feared(f)}"
+    ),
     "gate_error": lambda f: f"{f.get('step')} is held: gate {f.get('gate')} cannot be read",
     "gate_no_data": lambda f: f"{f.get('step')} is held: gate {f.get('gate')} has seen no request of the candidate",
     "gate_inconclusive": _undecided,
     "goal_open": lambda f: (
         f"{f.get('step')} is held: goal {f.get('gate')} is not reached: {_compared(f)}; "
         f"{odds(f.get('evidence_pass'))} that it is better, {_number(f.get('needed_pass'))}:1 needed"
+    ),
+    "radius_open": lambda f: (
+        f"{f.get('step')} is held: {f.get('gate')} asks that {_who(f)} is worse by less than {value(f.get('margin'), 'ratio')}: {_compared(f)}; "
+        f"{odds(f.get('evidence_pass'))} that it is, {_number(f.get('needed_pass'))}:1 needed"
+    ),
+    "ratio_off": lambda f: (
+        f"{f['step']} is held: {f['arm']} got {percent(int(f['seen_bp'] or 0))} of {f['requests']} requests where {percent(int(f['due_bp'] or 0))} "
+        "are due: requests go astray or are not logged, and no PASS counts until that is over"
     ),
     "no_data": lambda f: f"no request of {_who(f)} was seen for {duration(float(f['silent_s'] or 0))} in {f.get('step')}" + _back(f),
     "source_error": lambda f: f"the evidence cannot be had: {f.get('words')}; in {f.get('step')}" + _back(f),
@@ -299,6 +313,8 @@ _WAITING: dict[str, Callable[[Waiting], str]] = {
     "samples": lambda w: f"{_of(w)}{w.have:.0f} of {w.need:.0f} samples",
     "gate": lambda w: f"{_of(w)}gate {w.what} not passed yet",
     "goal": lambda w: f"{_of(w)}goal {w.what} not reached yet",
+    "radius": lambda w: f"{_of(w)}{w.what} not passed yet",
+    "ratio": lambda w: f"{w.variant} gets {percent(round(w.have))} of the requests where {percent(round(w.need))} are due",
     "winner": lambda w: (
         f"no winner by {w.what} yet, {duration(round(w.have))} of {duration(w.need)}"
         if w.need

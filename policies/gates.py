@@ -10,7 +10,7 @@ are in `policies.statistics`; here are the closing of blocks, the freshness of d
     INCONCLUSIVE   neither
 
 A goal is the same test with the arms changed over: evidence that stable is worse than the candidate by `better_by` is its PASS, evidence that it
-is not its FAIL (which holds nothing and reverts nothing: it tells that waiting is in vain).
+is not its FAIL (which holds nothing and reverts nothing: it tells that waiting is in vain). A gate with a limit asks the candidate alone.
 Verdicts follow the evidence of now, so the FAIL of a signal ends when the trouble does; a guardrail acts on its first.
 """
 
@@ -18,17 +18,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import exp, inf, log
 
-from policies.evidence import LATENCY_BINS, NOTHING, Counts, merge
+from policies.evidence import LATENCY_BINS, NOTHING, Counts, latency_bin, merge
 from policies.memo import by_object
 from policies.spec.policy import Gate, Metric, Role
-from policies.statistics import ErrorConfig, ErrorGate, LatencyConfig, LatencyGate, Verdict
+from policies.statistics import CeilingConfig, CeilingGate, ErrorConfig, ErrorGate, LatencyConfig, LatencyGate, Verdict
 from policies.statistics.intervals import quantile_difference, quantile_ms, rate_difference
 from policies.statistics.latency_gate import quantile
 from policies.statistics.mixture import LOG_MOST, LOG_NOTHING
-from policies.statistics.single import NOTHING_KNOWN, Known, SingleError, SingleLatency, renewed
+from policies.statistics.single import NOTHING_KNOWN, Known, SingleCeiling, SingleError, SingleLatency, renewed
 from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS
 
 __all__ = ["GateState", "Reading", "Verdict", "combined", "cut", "feed", "gate_test", "open_gate", "read"]
+
+Single = SingleError | SingleLatency | SingleCeiling
 
 MAX_PENDING_S = 120.0
 """How long requests of one arm wait for one of the other to make a block [s]: both must have met the same conditions."""
@@ -151,9 +153,11 @@ def open_gate(gate: Gate, *, now: float, deadline_s: float) -> GateState:
     return GateState(name=gate.name, opened=now, deadline_s=deadline_s, memory=memory, log_fail=LOG_NOTHING, log_pass=0.0)
 
 
-def gate_test(gate: Gate, *, deadline_s: float) -> ErrorGate | LatencyGate:
+def gate_test(gate: Gate, *, deadline_s: float) -> ErrorGate | LatencyGate | CeilingGate:
     """The gate's test before any evidence; it takes many runs at once as well (`policies.planning`)."""
     config = _test(gate, deadline_s).config
+    if isinstance(config, CeilingConfig):
+        return CeilingGate.start(config)
     return ErrorGate.start(config) if isinstance(config, ErrorConfig) else LatencyGate.start(config)
 
 
@@ -162,10 +166,11 @@ def cut(state: GateState) -> GateState:
     return replace(state, pending=NO_PENDING)
 
 
-def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, now: float) -> GateState:
+def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, now: float, dispersion: float = 1.0) -> GateState:
     """The gate after more requests of either arm.
 
-    A block closes as soon as both arms have a request. Whether it does depends on numbers and times only, never on outcomes.
+    A block closes as soon as both arms have a request; of a gate with a limit, the candidate. Whether it does depends on numbers and times only,
+    never on outcomes.
 
     Args:
         gate: What `state` was opened with; with another, nothing is learnt and `read` says ERROR.
@@ -173,6 +178,7 @@ def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, n
         baseline: New requests of stable.
         candidate: New requests of the candidate.
         now: Seconds since the epoch.
+        dispersion: Times by which errors vary more than by chance, known before the block, >= 1.
     """
     baseline, candidate = _needed(gate, baseline), _needed(gate, candidate)
     if not baseline.requests and not candidate.requests:
@@ -185,22 +191,24 @@ def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, n
     pending = state.pending
     baseline, candidate = _sum(pending.stable, baseline), _sum(pending.candidate, candidate)
     since = now if pending.since is None else pending.since
-    whole = baseline.requests > 0 and candidate.requests > 0
+    whole = candidate.requests > 0 and (baseline.requests > 0 or gate.limit is not None)
     if not whole and now - since <= MAX_PENDING_S:
         return replace(state, pending=Pending(stable=baseline, candidate=candidate, since=since), seen=seen)
     if not _fits(gate, state):
         return replace(state, pending=NO_PENDING, seen=seen)
     # requests too old to meet the other arm's still tell what stable is like
-    return _advanced(gate, state, seen, (baseline, candidate if whole else NOTHING), now)
+    return _advanced(gate, state, seen, (baseline, candidate if whole else NOTHING), (now, dispersion))
 
 
-def _advanced(gate: Gate, state: GateState, seen: Seen, block: tuple[Counts, Counts], now: float) -> GateState:
-    """The gate after a block of (stable, candidate)."""
-    test, memory, known = _test(gate, state.deadline_s), state.memory, state.known
+def _advanced(gate: Gate, state: GateState, seen: Seen, block: tuple[Counts, Counts], at: tuple[float, float]) -> GateState:
+    """The gate after a block of (stable, candidate). `at`: now and the dispersion."""
+    test, memory, known, (now, dispersion) = _test(gate, state.deadline_s), state.memory, state.known, at
     elapsed_s = now - (state.opened if state.last_block is None else state.last_block)
     baseline, candidate = block if gate.role is not Role.GOAL else block[::-1]
     if isinstance(test, SingleError):
-        memory = test.update(memory, _rates(baseline), _rates(candidate), elapsed_s=elapsed_s)
+        memory = test.update(memory, _rates(baseline), _rates(candidate), elapsed_s=elapsed_s, dispersion=dispersion)
+    elif isinstance(test, SingleCeiling):
+        memory = test.update(memory, (candidate.requests, _bad(gate, candidate)), elapsed_s=elapsed_s, dispersion=dispersion)
     else:
         memory = test.update(memory, known, baseline.latency, candidate.latency, elapsed_s=elapsed_s)
         known = renewed(known, seen.stable if gate.role is not Role.GOAL else seen.candidate, now=now)
@@ -237,7 +245,8 @@ def read(
     goal = gate.role is Role.GOAL
     stable, candidate = (state.seen.stable, state.seen.candidate) if fits else (NOTHING, NOTHING)
     watched = stable if goal else candidate
-    enough = watched.requests >= MIN_REQUESTS and (gate.metric is not Metric.ERROR_RATE or watched.errors >= MIN_BAD)
+    counted = gate.metric is Metric.ERROR_RATE or gate.limit is not None
+    enough = watched.requests >= MIN_REQUESTS and (not counted or _bad(gate, watched) >= MIN_BAD)
     silent_s = max(now - (state.opened if state.seen.last_fresh is None else state.seen.last_fresh), 0.0)
     worse, better = (state.log_pass, state.log_fail) if goal else (state.log_fail, state.log_pass)
     needed, needed_pass = (1 / beta if goal else 1 / (weight * alpha)), 1 / beta
@@ -309,14 +318,22 @@ def _rates(counts: Counts) -> tuple[int, int]:
     return counts.requests, counts.errors
 
 
+def _bad(gate: Gate, counts: Counts) -> int:
+    """Requests that failed, or that took longer than a limit of latency: than the next edge above it, at most 8 % more."""
+    if gate.metric is Metric.ERROR_RATE or gate.limit is None:
+        return counts.errors
+    fine = latency_bin(gate.limit)
+    return sum([count for place, count in counts.latency if place > fine])
+
+
 @by_object
-def _tests(gate: Gate) -> dict[float, SingleError | SingleLatency]:
+def _tests(gate: Gate) -> dict[float, Single]:
     """Of one gate, by deadline."""
     del gate
     return {}
 
 
-def _test(gate: Gate, deadline_s: float) -> SingleError | SingleLatency:
+def _test(gate: Gate, deadline_s: float) -> Single:
     tests = _tests(gate)
     found = tests.get(deadline_s)
     if found is None:
@@ -324,8 +341,11 @@ def _test(gate: Gate, deadline_s: float) -> SingleError | SingleLatency:
     return found
 
 
-def _made(gate: Gate, deadline_s: float) -> SingleError | SingleLatency:
+def _made(gate: Gate, deadline_s: float) -> Single:
     margin = gate.better_by or gate.margin
+    if gate.limit is not None:
+        ceiling = gate.limit if gate.metric is Metric.ERROR_RATE else 1 - _level(gate)
+        return SingleCeiling.of(CeilingConfig(ceiling=ceiling, deadline_s=deadline_s))
     if gate.metric is Metric.ERROR_RATE:
         return SingleError.of(ErrorConfig(relative=margin.relative, absolute=margin.absolute, deadline_s=deadline_s))
     return SingleLatency.of(
@@ -336,7 +356,7 @@ def _made(gate: Gate, deadline_s: float) -> SingleError | SingleLatency:
 def _fits(gate: Gate, state: GateState) -> bool:
     """Whether what is remembered is of this gate, as far as one can tell."""
     test = _test(gate, state.deadline_s)
-    fits = test.fits(state.memory) if isinstance(test, SingleError) else test.fits(state.memory, state.known)
+    fits = test.fits(state.memory, state.known) if isinstance(test, SingleLatency) else test.fits(state.memory)
     return fits and state.name == gate.name
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from policies import verdicts, wish
+from policies import radius, verdicts, wish
 from policies.outcome import Outcome
 from policies.rollout import IN_RELEASE, ArmState, Cap, Decision, Delivery, Fact, Freeze, Mode, Reason, Rollout, Told, Yardstick
 from policies.spec.policy import Then, Variant
@@ -72,6 +72,7 @@ def enter(outcome: Outcome, position: int, *, now: float, because: Reason | None
         since=now,
         delivery=Delivery(),
     )
+    state = radius.opened(state, now=now, deadline_s=verdicts.deadline_s(state.policy))
     if at.kind == "ab":
         state = verdicts.duelling(state, at, now=now)
     if because is None:

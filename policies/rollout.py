@@ -11,6 +11,8 @@ from enum import StrEnum
 from policies.evidence import NOTHING, Block, Counts
 from policies.gates import GateState
 from policies.lanes import WHOLE, Lane
+from policies.noise import Noise
+from policies.ratio import Drawn
 from policies.spec.policy import FULL_BP, Assignment, RolloutPolicy, Shares, Variant
 from policies.steps import Stage
 from policies.traffic import Traffic
@@ -135,6 +137,7 @@ class ArmState:
         ceiling_s: Time since that was last reduced [s].
         in_effect_bp, shadow_in_effect_bp: Shares the proxies have ACKed.
         gates, shadow_gates: Evidence of users and of mirrored copies, one state per gate, in the policy's order.
+        blast: Evidence of this stage that more users would not be too many; None = not asked for.
         silent_s: Time with a share ACKed and no request of it seen [s].
         gone_s: Time with a share due and no pod ready [s].
         cap: What it had when growth was frozen; None = it may grow.
@@ -150,6 +153,7 @@ class ArmState:
     samples: int = 0
     gates: tuple[GateState, ...] = ()
     shadow_gates: tuple[GateState, ...] = ()
+    blast: GateState | None = None
     probing: Probing = Probing()
     silent_s: float = 0.0
     gone_s: float = 0.0
@@ -218,6 +222,8 @@ class Rollout:
         source_words: What is wrong with the source of the evidence, "" = it works; `source_s`: for how long [s].
         load: Requests in flight at once, a moving average [requests]; `load_at`: as of when [s since the epoch].
         bake_s: How long the version before the promotion is kept warm, as the policy said then [s].
+        noise: How much more than by chance stable's pods differ.
+        drawn: Requests of stable and of each arm since the shares in force last changed.
         told: Holds and their ends recorded lately.
         commands: The last commands that had an idempotency key, with their verbs.
     """
@@ -258,6 +264,8 @@ class Rollout:
     load: float = 0.0
     load_at: float = 0.0
     bake_s: float = 0.0
+    noise: Noise = Noise()
+    drawn: Drawn = Drawn()
     told: tuple[Told, ...] = ()
     clock: float = 0.0
     since: float = 0.0

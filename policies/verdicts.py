@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Literal
 
-from policies import gates, wish, yardstick
+from policies import gates, radius, ratio, wish, yardstick
 from policies.evidence import Counts
 from policies.gates import GateState, Reading, Verdict
 from policies.memo import by_object
@@ -40,6 +40,8 @@ Kind = Literal[
     "samples",
     "gate",
     "goal",
+    "radius",
+    "ratio",
     "winner",
     "approval",
 ]
@@ -114,7 +116,7 @@ def reopened(state: Rollout, old: RolloutPolicy, *, now: float) -> Rollout:
 
 
 def next_stage(state: Rollout) -> Rollout:
-    """What is dropped between stages: samples, probes, and counts that had not yet made a block (a block never spans two shares)."""
+    """What is dropped between stages: samples, probes, who got them, and counts that had not yet made a block (a block never spans two shares)."""
     arms = tuple(
         replace(
             arm,
@@ -126,7 +128,7 @@ def next_stage(state: Rollout) -> Rollout:
         )
         for arm in state.arms
     )
-    return replace(state, arms=arms, duels=tuple(gates.cut(duel) for duel in state.duels))
+    return replace(state, arms=arms, duels=tuple(gates.cut(duel) for duel in state.duels), drawn=ratio.Drawn())
 
 
 def duelling(state: Rollout, at: Stage, *, now: float) -> Rollout:
@@ -148,11 +150,16 @@ def goal_of(policy: RolloutPolicy, at: Stage) -> Gate | None:
     return next((gate for gate in policy.gates if gate.name == at.goal and gate.role is Role.GOAL), None)
 
 
-def fed(asked: Sequence[Gate], memories: tuple[GateState, ...], against: Counts, arm: Counts, *, now: float) -> tuple[GateState, ...]:
-    """Gates after one block of an arm and of what it is held against."""
+def fed(
+    asked: Sequence[Gate], memories: tuple[GateState, ...], evidence: tuple[Counts, Counts], *, now: float, dispersion: float
+) -> tuple[GateState, ...]:
+    """Gates after one block of (what an arm is held against, the arm)."""
+    against, arm = evidence
     if not against.requests and not arm.requests:
         return memories
-    return tuple(gates.feed(gate, memory, against, arm, now=now) for gate, memory in zip(asked, memories, strict=True))
+    return tuple(
+        [gates.feed(gate, memory, against, arm, now=now, dispersion=dispersion) for gate, memory in zip(asked, memories, strict=True)]
+    )
 
 
 def readings(state: Rollout, arm: ArmState, *, now: float) -> tuple[Reading, ...]:
@@ -175,6 +182,16 @@ def readings(state: Rollout, arm: ArmState, *, now: float) -> tuple[Reading, ...
             no_data_after_s=policy.when.no_data_after_s,
         )
         for gate, memory in asked
+    )
+
+
+def radius_reading(state: Rollout, arm: ArmState, *, now: float) -> Reading | None:
+    """What is known of what more users would suffer; None = the stage does not ask."""
+    asked = radius.asked(state, arm)
+    if asked is None or arm.blast is None:
+        return None
+    return gates.read(
+        asked, arm.blast, alpha=state.policy.false_revert, beta=BETA, now=now, no_data_after_s=state.policy.when.no_data_after_s
     )
 
 
@@ -240,6 +257,7 @@ def waiting_for(state: Rollout, seen: Sequence[tuple[ArmState, Sequence[Reading]
         missing.append(Waiting(kind="ack", have=state.delivery.acked, need=max(1, state.delivery.selected), what=state.delivery.words))
     for arm, said in seen:
         missing += _of_arm(state, at, arm, said)
+    missing += _of_draw(state, at)
     if at.kind == "approve" and not state.approved:
         missing.append(Waiting(kind="approval", have=state.stage_s, need=at.within_s, what=at.who))
     following = _following(state)
@@ -280,7 +298,20 @@ def _of_arm(state: Rollout, at: Stage, arm: ArmState, said: Sequence[Reading]) -
     missing += [
         Waiting(kind="gate", have=reading.evidence_pass, need=reading.needed_pass, what=reading.name, variant=name) for reading in undecided
     ]
+    more = radius_reading(state, arm, now=state.clock) if arm.blast is not None else None
+    if more is not None and more.verdict is not Verdict.PASS:
+        missing.append(Waiting(kind="radius", have=more.evidence_pass, need=more.needed_pass, what=more.name, variant=name))
     return missing
+
+
+def _of_draw(state: Rollout, at: Stage) -> list[Waiting]:
+    """Whether requests are drawn as the shares say: if not, no PASS counts."""
+    known = at.share_bp > 0 and at.waits_for_evidence and len(state.drawn.shares) == 1 + len(state.arms)
+    off = ratio.mismatch(state.drawn, stages=len(stages(state.policy))) if known else None
+    if off is None:
+        return []
+    names = ("stable", *(arm.name for arm in state.arms))
+    return [Waiting(kind="ratio", have=off.seen * FULL_BP, need=off.due * FULL_BP, variant=names[off.arm])]
 
 
 def _promoted_next(state: Rollout, arm: ArmState) -> bool:
@@ -340,8 +371,18 @@ def _good(reading: Reading) -> bool:
 
 
 def undecided(state: Rollout, missing: Sequence[Waiting], seen: Sequence[tuple[ArmState, Sequence[Reading]]]) -> Reason:
-    """The hold is served and a gate has not said PASS."""
-    open_gates = {(item.variant, item.what) for item in missing}
+    """The hold is served and a gate has not said PASS, or more users would be too many, or the requests are not drawn as they should be."""
+    off = next((item for item in missing if item.kind == "ratio"), None)
+    if off is not None:
+        drawn: dict[str, Fact] = {"seen_bp": round(off.have), "due_bp": round(off.need), "requests": sum(state.drawn.requests)}
+        return Reason(code="ratio_off", facts=drawn | {"step": label(state), "arm": off.variant})
+    if all(item.kind == "radius" for item in missing):
+        several = len(state.arms) > 1
+        for arm, _ in seen:
+            reading = radius_reading(state, arm, now=state.clock)
+            if reading is not None and any(item.variant == (arm.name if several else "") for item in missing):
+                return Reason(code="radius_open", facts=facts(reading) | about(state, arm) | {"margin": reading.gate.margin.absolute})
+    open_gates = {(item.variant, item.what) for item in missing if item.kind in {"gate", "goal"}}
     order = (Verdict.FAIL, Verdict.ERROR, Verdict.NO_DATA, Verdict.INCONCLUSIVE, Verdict.PASS)
     several = len(state.arms) > 1
     arm, first = min(

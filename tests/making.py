@@ -21,6 +21,7 @@ from policies.rollout import (
     Verb,
 )
 from policies.spec.policy import (
+    Assignment,
     CanaryStep,
     Gate,
     Hold,
@@ -54,7 +55,7 @@ def canary(*shares_bp, hold=HOLD, arm="candidate"):
 
 
 def policy(**changes):
-    """shadow 10 %, canary 10 % and 50 %, promote; one error gate."""
+    """shadow 10 %, canary 10 % and 50 %, promote; one error gate. Sticky, so that tests may give the arms as many requests as they like."""
     made = RolloutPolicy(
         name="chat",
         traffic=TrafficSpec(proxies="edge", listener="public"),
@@ -62,6 +63,7 @@ def policy(**changes):
         arms=(variant("candidate", "v2", 8002),),
         steps=(shadow(1000), canary(1000, 5000), PromoteStep(keep_stable_for_s=2.0)),
         gates=(ERRORS,),
+        assignment=Assignment(sticky_header="x-user-id"),
     )
     return replace(made, **changes)
 

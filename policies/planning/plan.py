@@ -18,7 +18,7 @@ from policies.planning.runs import ErrorRuns, LatencyRuns, Runs
 from policies.planning.sizes import Size
 from policies.planning.words import rounded_up
 from policies.spec.policy import FULL_BP, Gate, Hold, Margin, Metric, Role, RolloutPolicy
-from policies.statistics import ErrorGate, LatencyGate
+from policies.statistics import CeilingGate, ErrorGate, LatencyGate
 from policies.statistics.mixture import Bools, Floats
 
 RUNS = 128
@@ -48,9 +48,8 @@ def plan(policy: RolloutPolicy, load: Load) -> Plan:
 
 def _test(policy: RolloutPolicy, gate: Gate) -> ErrorGate | LatencyGate | None:
     """The gate's test before any evidence; None = it has no form for many runs at once."""
-    if gate.limit is not None:
-        return None
-    return gate_test(gate, deadline_s=verdicts.deadline_s(policy))
+    test = gate_test(gate, deadline_s=verdicts.deadline_s(policy))
+    return None if isinstance(test, CeilingGate) else test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +225,7 @@ def _wider(of: _Question) -> Margin | None:
         if of.gate.metric is Metric.ERROR_RATE and (margin.absolute or 0.0) >= 1:
             return None
         test = gate_test(replace(of.gate, margin=margin), deadline_s=of.deadline_s)
-        if _good(replace(of, before=_fresh(test, of.load))).chance(of.phase.horizon_s) >= POWER:
+        if not isinstance(test, CeilingGate) and _good(replace(of, before=_fresh(test, of.load))).chance(of.phase.horizon_s) >= POWER:
             return margin
     return None
 

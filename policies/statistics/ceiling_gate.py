@@ -73,7 +73,7 @@ class CeilingGate:
             elapsed_s: Time since the end of the block before [s].
         """
         requests, bad = number(candidate[0]), number(candidate[1])
-        fail, good = _weights(self.config.ceiling)
+        fail, good = weights(self.config.ceiling)
         bads, rest = column(bad), column(requests - bad)
         log_e = bads * fail[0] + rest * fail[1], bads * good[0] + rest * good[1]
         process = advance(self.process, log_e, update=requests > 0, elapsed_s=elapsed_s, deadline_s=self.config.deadline_s)
@@ -128,8 +128,8 @@ class CeilingGate:
 
 
 @lru_cache(maxsize=1024)
-def _weights(ceiling: float) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-    """Log likelihood ratio of a bad and of a good request per alternative: of FAIL, then of PASS."""
+def weights(ceiling: float) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Log likelihood ratio of a bad and of a good request per alternative: of FAIL, then of PASS; 0 < ceiling < 1."""
     raised = WORSE_ODDS * ceiling / (1 - ceiling)
     good = GOOD_RATES * ceiling
     fails = np.log(raised / (1 + raised) / ceiling), -np.log1p(raised) - np.log1p(-ceiling)

@@ -47,6 +47,10 @@ LEAST_RATE = 1e-7
 RATE_STEP = 0.05
 """Steps in which the baseline's rate is known, on the log scale: finer is no faster."""
 
+MAX_STRETCH = 2.0
+"""PASS of the absolute form skips a block with more baseline requests than this many times those its rate is known from: what one such block
+of a wrong guess costs, PASS, which is staked once, would carry to the end."""
+
 MANY = 256
 """Runs from which their blocks are read from a table."""
 
@@ -155,11 +159,15 @@ class ErrorGate:
         place = np.rint(np.log(np.maximum(known, LEAST_RATE)) / RATE_STEP)
         if isinstance(cand[0], float) and isinstance(base[0], float) and isinstance(cand[1], float) and isinstance(base[1], float):
             log_e, fails = one_block(self.config, (cand[0], cand[1]), (base[0], base[1]), float(place)), sum(self.config.fails)
+            if stretched(base[0], float(self.known_requests)):
+                log_e[fails + self.config.passes[0] :] = [0.0] * self.config.passes[1]
             return np.array(log_e[:fails]), np.array(log_e[fails:])
         cand, base = (np.maximum(cand[0], 1.0), cand[1]), (np.maximum(base[0], 1.0), base[1])  # finite where there was none: not used
-        if np.size(place) < MANY:
-            return _blocks(self.config, cand, base, place)
-        return _many_blocks(self.config, cand, base, place)
+        fail, good = (_blocks if np.size(place) < MANY else _many_blocks)(self.config, cand, base, place)
+        skips = np.broadcast_to(stretched(base[0], self.known_requests), good.shape[:-1])
+        if skips.any():
+            good[skips, self.config.passes[0] :] = 0.0
+        return fail, good
 
     @property
     def log_fail(self) -> Floats:
@@ -208,6 +216,11 @@ class ErrorGate:
         return cls(
             config=config, process=process, known_requests=known_requests, known_errors=known_errors, requests=requests, errors=errors
         )
+
+
+def stretched(requests_b: Number, known_requests: Number) -> Bools | bool:
+    """Whether a block's baseline requests are too many for what is known of their rate; decided by numbers of requests alone."""
+    return requests_b > MAX_STRETCH * (known_requests + PRIOR_REQUESTS)
 
 
 def _number(value: Amount) -> Number:

@@ -10,8 +10,9 @@ from math import exp, isfinite, log
 
 from policies.evidence import LATENCY_BINS, NOTHING, Counts
 from policies.memo import while_alive
+from policies.statistics.ceiling_gate import CeilingConfig, weights
 from policies.statistics.error_gate import FORGET_S as FORGET_ERRORS_S
-from policies.statistics.error_gate import LEAST_RATE, PRIOR_REQUESTS, RATE_STEP, ErrorConfig
+from policies.statistics.error_gate import LEAST_RATE, PRIOR_REQUESTS, RATE_STEP, ErrorConfig, stretched
 from policies.statistics.error_gate import one_block as one_error_block
 from policies.statistics.latency_block import Pairs, Table, table
 from policies.statistics.latency_block import one_block as one_latency_block
@@ -81,14 +82,24 @@ class SingleError:
     def start(self) -> Memory:
         return _start(self.fails, self.both, 4)
 
-    def update(self, memory: Memory, baseline: tuple[int, int], candidate: tuple[int, int], *, elapsed_s: float) -> Memory:
-        """The memory after one more block of (requests, errors); where an arm has none it is no evidence."""
+    def update(
+        self, memory: Memory, baseline: tuple[int, int], candidate: tuple[int, int], *, elapsed_s: float, dispersion: float = 1.0
+    ) -> Memory:
+        """The memory after one more block of (requests, errors); where an arm has none it is no evidence.
+
+        Args:
+            dispersion: How many times as much as independent requests an arm's errors vary, known before the block, >= 1.
+        """
         config = self.config
         *_, known_requests, known_errors, requests, errors = memory
         log_e = None
         if baseline[0] and candidate[0]:
             known = (known_errors + PRIOR_REQUESTS * config.baseline_rate) / (known_requests + PRIOR_REQUESTS)
             log_e = one_error_block(config, candidate, baseline, float(round(log(max(known, LEAST_RATE)) / RATE_STEP)))
+            if stretched(baseline[0], known_requests):
+                log_e[self.fails + config.passes[0] :] = [0.0] * config.passes[1]
+            if dispersion > 1:
+                log_e = [each / dispersion for each in log_e]
         kept = exp(-max(elapsed_s, 0.0) / FORGET_ERRORS_S)
         return (
             *_advanced(memory, self.fails, self.both, log_e, (elapsed_s, config.deadline_s)),
@@ -106,6 +117,53 @@ class SingleError:
     def fits(self, memory: Memory) -> bool:
         """Whether a memory is one of this gate, as far as one can tell."""
         return len(memory) == self.both + 6 and isfinite(sum(memory))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleCeiling:
+    """A gate on a ceiling, without a baseline; its memory is that of `CeilingGate`.
+
+    Attributes:
+        bad, good: Log evidence of a bad and of a good request per alternative, those of FAIL first.
+        fails: Number of those of FAIL.
+    """
+
+    config: CeilingConfig
+    bad: tuple[float, ...]
+    good: tuple[float, ...]
+    fails: int
+
+    @classmethod
+    def of(cls, config: CeilingConfig) -> "SingleCeiling":
+        fail, passes = weights(config.ceiling)
+        return cls(
+            config=config,
+            bad=(*fail[0].tolist(), *passes[0].tolist()),
+            good=(*fail[1].tolist(), *passes[1].tolist()),
+            fails=len(fail[0]),
+        )
+
+    @property
+    def start(self) -> Memory:
+        return _start(self.fails, len(self.bad), 2)
+
+    def update(self, memory: Memory, candidate: tuple[int, int], *, elapsed_s: float, dispersion: float = 1.0) -> Memory:
+        """The memory after one more block of (requests, bad ones); `dispersion` as in `SingleError`."""
+        requests, bad = candidate
+        log_e = None
+        if requests:
+            by = max(dispersion, 1.0)
+            log_e = [(bad * worse + (requests - bad) * fine) / by for worse, fine in zip(self.bad, self.good, strict=True)]
+        times = (elapsed_s, self.config.deadline_s)
+        return (*_advanced(memory, self.fails, len(self.bad), log_e, times), memory[-2] + requests, memory[-1] + bad)
+
+    def evidence(self, memory: Memory) -> tuple[float, float]:
+        """Log odds that the rate is above the ceiling, and that it is below."""
+        return log_mean(memory[: self.fails]), log_mean(memory[self.fails : len(self.bad)])
+
+    def fits(self, memory: Memory) -> bool:
+        """Whether a memory is one of this gate, as far as one can tell."""
+        return len(memory) == len(self.bad) + 4 and isfinite(sum(memory))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from tests.making import ERRORS, LATENCY, variant
 
 SIGNAL = Gate(name="signal", metric=Metric.ERROR_RATE, role=Role.SIGNAL, margin=Margin(absolute=0.2))
 GOAL = Gate(name="goal", metric=Metric.ERROR_RATE, role=Role.GOAL, margin=Margin(absolute=0.1), better_by=Margin(absolute=0.0))
+LIMIT = Gate(name="limit", metric=Metric.LATENCY, statistic="p95", limit=5000.0)
 NAMES = ("candidate", "b", "c", "d")
 STAFF = Segment(name="staff", when=(HeaderMatch(name="x-staff", compare=Compare.PRESENT),), variant="candidate")
 
@@ -53,6 +54,7 @@ def document(rng, name="chat", *, layer="", versions=6):
         when=when_of(rng),
         lease=Lease(ttl_s=3.0),
         false_revert=0.05,
+        blast_radius=rng.choice([None, None, None, 0.05]),
     )
 
 
@@ -64,6 +66,8 @@ def gates_of(rng):
         gates.append(SIGNAL)
     if rng.random() < 0.5:
         gates.append(GOAL)
+    if rng.random() < 0.2:
+        gates.append(LIMIT)
     return tuple(gates if rng.random() < 0.9 else gates[1:])
 
 

@@ -96,7 +96,7 @@ def test_an_edit_of_segments_waits_for_the_end_of_the_freeze():
     run = frozen(canary(1000, hold=LONG))
     edit(run, assignment=Assignment(segments=(VIP,)))
     wanted = wish.traffic(run.state)
-    assert (wanted.arms[0].pinned, wanted.assignment) == (False, Assignment())
+    assert (wanted.arms[0].pinned, wanted.assignment) == (False, policy().assignment)
     run.on(WindowChanged(words=""))
     wanted = wish.traffic(run.state)
     assert (wanted.arms[0].pinned, wanted.assignment.segments) == (True, (VIP,))
