@@ -32,6 +32,7 @@ $(VENV)/.demo: locks/demo.txt locks/models.txt pyproject.toml deploy/system-pack
 $(VENV)/.dev: locks/dev.txt $(VENV)/.demo
 	@echo "setting up: test packages into $(VENV) (once)" >&2
 	@$(PIP) -r locks/dev.txt
+	@deploy/system-packages.sh tests $(VENV)
 	@touch $@
 
 demo: $(VENV)/.demo ## the main job on a real Envoy with real models: SCENARIO=good|errors|slow|crash KEEP=1 PORT=18080
@@ -53,8 +54,8 @@ fuzz: $(VENV)/.dev ## a million hostile inputs, 100,000 random conversations: ab
 simulation: $(VENV)/.dev ## thousands of lives of the decision core under every kind of trouble: SEEDS=0-5000
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0-5000)
 
-go: $(VENV)/.dev ## the discovery services against a client written in Go (needs go)
-	@CROSSFADE_GO=1 $(BIN)/python -m pytest tests/wire/test_go_client.py
+go: $(VENV)/.dev ## the discovery services against a client written in Go, and h2spec (needs go)
+	@CROSSFADE_GO=1 $(BIN)/python -m pytest tests/wire/test_go_client.py tests/wire/test_h2spec.py
 
 proto: $(VENV)/.dev ## regenerates xds_server/_pb from proto/
 	@$(BIN)/python -m tests.generated --write-proto

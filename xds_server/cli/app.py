@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, str]] = {
     "proxies": "look",
     "assign": "assign",
     "plan": "plan",
+    "test": "test",
     "start": "act",
     "advance": "act",
     "promote": "act",
@@ -41,7 +42,7 @@ COMMANDS: Final[dict[str, str]] = {
 }
 """Verb -> module of this package that has a command of that name, in the order of the help text."""
 
-LATER: Final = frozenset({"inspect", "test", "pairs", "vote", "config"})
+LATER: Final = frozenset({"inspect", "pairs", "vote", "config"})
 """Verbs that are promised and not there yet."""
 
 

@@ -31,6 +31,10 @@ RECONNECT_FIRST = timedelta(milliseconds=200)
 RECONNECT_LAST = timedelta(seconds=2)
 """Envoy's own back-off grows to 30 s: far longer than a lease, so a restarted control plane would find it expired."""
 
+BUILD_TAG = "crossfade.build"
+BUILD_OF_NAME = r"^cluster\.[^.]+\.((.*?[0-9a-f]{8}(?:\+fallback|\.shadow)?)\.)"
+"""What of our clusters' names follows their first dot: Envoy takes that for the end of a name, and Prometheus would get a metric per version."""
+
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -56,6 +60,7 @@ def _bootstrap(node_id: str, cluster: str, metadata: dict[str, Any], xds: tuple[
     from betterproto2 import Casing  # noqa: PLC0415 - loaded when used
     from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources, ClusterManager  # noqa: PLC0415 - loaded when used
     from envoy_data_plane.envoy.config.core.v3 import ApiConfigSourceApiType, Node  # noqa: PLC0415 - loaded when used
+    from envoy_data_plane.envoy.config.metrics.v3 import StatsConfig, TagSpecifier  # noqa: PLC0415 - loaded when used
     from envoy_data_plane.google.protobuf import Struct  # noqa: PLC0415 - loaded when used
 
     message = Bootstrap(
@@ -65,6 +70,7 @@ def _bootstrap(node_id: str, cluster: str, metadata: dict[str, Any], xds: tuple[
         static_resources=BootstrapStaticResources(clusters=[_xds_cluster(*xds)]),
         cluster_manager=ClusterManager(load_stats_config=_grpc_source(ApiConfigSourceApiType.GRPC)),
         layered_runtime=_layered_runtime(),
+        stats_config=StatsConfig(stats_tags=[TagSpecifier(tag_name=BUILD_TAG, regex=BUILD_OF_NAME)]),
     )
     plain: dict[str, Any] = message.to_dict(casing=Casing.SNAKE)
     plain["node"]["metadata"] = metadata  # whole numbers stay whole: Envoy reads 16.0 in YAML as text

@@ -92,8 +92,8 @@ class ActError(Exception):
 class BlockListener(Protocol):
     """One who listens to the evidence of a rollout."""
 
-    async def take(self, timeout_s: float) -> tuple[int, JsonObject | None]:
-        """The next block, as soon as there is one, and how many before it were lost because nobody took them; None = none came in time."""
+    async def take(self, timeout_s: float) -> tuple[int, bytes | None]:
+        """The next block as JSON, as soon as there is one, and how many before it were lost because nobody took them; None = none came in time."""
         ...
 
 

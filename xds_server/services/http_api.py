@@ -324,12 +324,12 @@ class _Watch(StreamingResponse):
 
 async def _tell_blocks(listener: BlockListener, send: Callable[[bytes], Awaitable[None]]) -> None:
     """Sends blocks as they come, and before them how many were lost, until cancelled."""
-    await send(b": listening\n\n")
+    await send(b"event: listening\ndata: {}\n\n")
     while True:
         lost, block = await listener.take(HEARTBEAT_S)
         if lost:
             await send(b'event: lost\ndata: {"lost": %d}\n\n' % lost)
-        await send(b": alive\n\n" if block is None else b"event: block\ndata: %s\n\n" % bodies.dump(block))
+        await send(b": alive\n\n" if block is None else b"event: block\ndata: %s\n\n" % block)
 
 
 def _same_origin(request: Request) -> None:

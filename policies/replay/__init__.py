@@ -1,0 +1,1 @@
+"""Policies replayed on recorded or simulated evidence (`crossfade test`)."""
