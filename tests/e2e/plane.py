@@ -23,7 +23,7 @@ from policies.spec.policy import (
 from policies.traffic import Arm, Traffic
 from tests.real_envoy import Envoy
 from tests.rig import Backend, Client, free_port, turn_of, until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.core.snapshot import Snapshot
 from xds_server.core.transport import Method
 from xds_server.core.types import RTDS
@@ -62,7 +62,7 @@ class Plane:
         self.serial = 0
         self.wishes: tuple[Traffic, ...] = ()
         self.port = 0
-        self._transport: GrpcTransport | None = None
+        self._transport = None
         self._pulse: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -74,7 +74,7 @@ class Plane:
             Method(path=ALS, service=lambda _: _Heard(self._log)),
             Method(path=LRS, service=lambda _: _Heard(lambda _: None)),
         )
-        self._transport = GrpcTransport(methods)
+        self._transport = Transport(methods)
         self.port = await self._transport.serve(f"127.0.0.1:{self.port}")
         self._pulse = loop.create_task(self._beat())
         self.publish(*self.wishes)
@@ -145,12 +145,14 @@ async def two_versions(
     sticky: str | None = None,
     lease: Lease | None = None,
     leased: bool = True,
+    plane_type: type[Plane] | None = None,
+    adjust=None,
 ):
-    """`v1` stable and `v2` candidate at share 0."""
+    """`v1` stable and `v2` candidate at share 0; `adjust` may change the bootstrap before Envoy gets it."""
     lease = lease or Lease(ttl_s=30.0)
     port, admin_port = free_port(), free_port()
     proxies = ProxiesPolicy(name="edge", select=Select(), listeners=(Listener(name="public", address="127.0.0.1", port=port),))
-    plane = Plane(proxies, leased=leased)
+    plane = (plane_type or Plane)(proxies, leased=leased)
     async with Backend(name="v1") as stable, Backend(name="v2") as candidate:
         wish = Traffic(
             rollout="chat",
@@ -166,6 +168,8 @@ async def two_versions(
         await plane.start()
         try:
             config = bootstrap(node_id="envoy-1", cluster="edge", xds_host="127.0.0.1", xds_port=plane.port, admin_port=admin_port)
+            if adjust is not None:
+                adjust(config)
             async with Envoy(config, folder, admin_port=admin_port) as envoy, Client(port) as client:
                 await until(lambda: plane.rejected() or plane.hub.sync_state(KEY, plane.serial).acked, "the first world to be accepted")
                 yield World(stable=stable, candidate=candidate, plane=plane, envoy=envoy, client=client, wish=wish)

@@ -27,7 +27,7 @@ from policies.spec.policy import (
 )
 from tests.real_envoy import Envoy
 from tests.rig import Backend, free_port, until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.adapters.store_memory import MemoryStore
 from xds_server.config import ServeConfig
 from xds_server.resources.bootstrap import bootstrap
@@ -74,7 +74,7 @@ class Fleet:
         (documents / "edge.yaml").write_text(yaml.safe_dump(document))
         nowhere = "127.0.0.1:0"
         self.server = Server(ServeConfig(policies=documents, store="memory:", xds=nowhere, api=nowhere), MemoryStore())
-        transport = GrpcTransport(self.server.methods())
+        transport = Transport(self.server.methods())
         port = await transport.serve(f"127.0.0.1:{free_port()}")
         self._stack.push_async_callback(transport.stop, 0.0)
         await self.server.start()

@@ -12,7 +12,7 @@ from policies import wish
 from policies.rollout import Mode
 from tests.real_envoy import Envoy
 from tests.rig import Backend, Client, free_port, until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.adapters.probing import PROBE_HEADER
 from xds_server.adapters.store_memory import MemoryStore
 from xds_server.config import ServeConfig
@@ -60,7 +60,7 @@ class Whole:
     @contextlib.asynccontextmanager
     async def running(self):
         self.server = server = Server(ServeConfig(policies=self.folder, store="memory:", xds=NOWHERE, api=NOWHERE), self.store)
-        transport = GrpcTransport(tuple(each for each in server.methods() if not (self.deaf and "accesslog" in each.path)))
+        transport = Transport(tuple(each for each in server.methods() if not (self.deaf and "accesslog" in each.path)))
         self.port = await transport.serve(f"127.0.0.1:{self.port}")
         await server.start()
         loops = (server.conductor.run, server.tick_loop, server.probe_loop, server.watch_loop, server.lease_loop, server.trial_loop)

@@ -21,7 +21,7 @@ from policies.spec.policy import Assignment, Lease, Listener, Match, ProxiesPoli
 from policies.traffic import Arm, Traffic
 from tests.real_envoy import Envoy
 from tests.rig import free_port, until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.core.facts import Variant as Form
 from xds_server.core.snapshot import Snapshot
 from xds_server.core.types import CDS, EDS, LDS, RDS, TYPES
@@ -224,7 +224,7 @@ async def test_four_forms_of_the_protocol_give_the_same_configuration_at_every_s
     events = []
     hub = AdsHub(select=lambda node: node.id, events=events.append, clock=asyncio.get_running_loop().time)
     hub.ready()
-    transport = GrpcTransport(hub.methods())
+    transport = Transport(hub.methods())
     async with AsyncExitStack() as stack:
         stack.push_async_callback(transport.stop, 0.0)
         xds_port = await transport.serve("127.0.0.1:0")

@@ -9,7 +9,7 @@ import grpc.aio
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3 import discovery_pb2 as wire
 
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.core.snapshot import Resource, Snapshot
 from xds_server.core.types import BY_URL
 from xds_server.services.ads import AdsHub
@@ -49,7 +49,7 @@ async def serving(*, ready: bool = True):
     world = World()
     if ready:
         world.hub.ready()
-    transport = GrpcTransport(world.hub.methods())
+    transport = Transport(world.hub.methods())
     world.address = f"127.0.0.1:{await transport.serve('127.0.0.1:0')}"
     try:
         yield world

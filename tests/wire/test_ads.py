@@ -9,12 +9,15 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as wire
 
 from tests.wire.discovery import DELTA, SOTW, connected, node, resource, serving, snapshot, until
-from xds_server.adapters.grpc_transport import MAX_OUTBOX, GrpcTransport
+from tests.wire.transports import Transport
+from xds_server.adapters.grpc_transport import MAX_OUTBOX
 from xds_server.core.stream import State
 from xds_server.core.transport import Kind, Method, Status
 from xds_server.core.types import CDS, EDS, RDS, RTDS
 from xds_server.errors import ListenError
 from xds_server.services.proxies import Acked, Connected, Disconnected, Nacked, Refused
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 
 def sotw(type_url, *names, nonce="", **more):
@@ -261,13 +264,13 @@ async def test_a_port_in_use_is_a_clear_error():
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ListenError, match=f"cannot listen on {address}: Address already in use; hint"):
-            await GrpcTransport(()).serve(address)
+            await Transport(()).serve(address)
 
 
 @pytest.mark.parametrize("address", ["18000", "127.0.0.1:http", "203.0.113.1:18000", "127.0.0.1:99999"])
 async def test_an_address_that_cannot_be_listened_on_is_a_clear_error(address):
     with pytest.raises(ListenError, match=f"cannot listen on {address}: "):
-        await GrpcTransport(()).serve(address)
+        await Transport(()).serve(address)
 
 
 class Probe:
@@ -305,7 +308,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_without_growing():
             outlet.send(bytes(1_000_000))
 
     probe = Probe(flood)
-    transport = GrpcTransport([Method(path="/t.T/Flood", service=probe)])
+    transport = Transport([Method(path="/t.T/Flood", service=probe)])
     channel, stream = await call(transport, "/t.T/Flood", [b"go"])
     assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await until(lambda: probe.closed_count == 1)
@@ -320,7 +323,7 @@ async def test_a_fault_of_a_session_ends_its_stream_alone():
         outlet.send(b"answer")
 
     probe = Probe(fail)
-    transport = GrpcTransport([Method(path="/t.T/M", service=probe)])
+    transport = Transport([Method(path="/t.T/M", service=probe)])
     channel, stream = await call(transport, "/t.T/M", [b"bad"])
     assert await stream.code() is grpc.StatusCode.INTERNAL
     other = channel.stream_stream("/t.T/M")()
@@ -336,7 +339,7 @@ async def test_a_unary_method_answers_once_and_an_unknown_path_is_unimplemented(
         outlet.send(message.upper())
         outlet.finish()
 
-    transport = GrpcTransport([Method(path="/t.T/One", service=Probe(answer), kind=Kind.UNARY)])
+    transport = Transport([Method(path="/t.T/One", service=Probe(answer), kind=Kind.UNARY)])
     port = await transport.serve("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert await channel.unary_unary("/t.T/One")(b"hello") == b"HELLO"
@@ -353,7 +356,7 @@ async def test_what_was_sent_before_the_end_arrives_before_it():
         outlet.finish(Status.ABORTED, "enough")
         outlet.send(b"too late")
 
-    transport = GrpcTransport([Method(path="/t.T/M", service=Probe(end))])
+    transport = Transport([Method(path="/t.T/M", service=Probe(end))])
     channel, stream = await call(transport, "/t.T/M", [b"go"])
     assert [await stream.read() for _ in range(5)] == [bytes([number]) for number in range(5)]
     assert (await stream.code(), await stream.details()) == (grpc.StatusCode.ABORTED, "enough")
@@ -363,7 +366,7 @@ async def test_what_was_sent_before_the_end_arrives_before_it():
 
 async def test_stopping_sends_the_peers_away_as_unavailable():
     probe = Probe(lambda outlet, message: outlet.send(message))
-    transport = GrpcTransport([Method(path="/t.T/M", service=probe)])
+    transport = Transport([Method(path="/t.T/M", service=probe)])
     channel, stream = await call(transport, "/t.T/M", [b"go"])
     assert await stream.read() == b"go"
     await transport.stop()

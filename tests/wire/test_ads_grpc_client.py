@@ -22,13 +22,15 @@ from envoy.service.discovery.v3 import discovery_pb2 as wire
 from google.protobuf.json_format import ParseDict
 
 from tests.wire.discovery import until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.core.facts import Variant
 from xds_server.core.snapshot import Resource, Snapshot
 from xds_server.core.stream import State
 from xds_server.core.transport import Kind, Method
 from xds_server.core.types import CDS, EDS, LDS, RDS
 from xds_server.services.ads import AdsHub
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 CALLER = """
 import sys, grpc
@@ -98,7 +100,7 @@ async def backend(name):
         def closed(self):
             pass
 
-    transport = GrpcTransport([Method(path="/t.T/Who", kind=Kind.UNARY, service=Session)])
+    transport = Transport([Method(path="/t.T/Who", kind=Kind.UNARY, service=Session)])
     return transport, await transport.serve("127.0.0.1:0")
 
 
@@ -145,7 +147,7 @@ class Hub(AdsHub):
 @pytest.fixture
 async def stage():
     hub = Hub()
-    transport = GrpcTransport(hub.methods())
+    transport = Transport(hub.methods())
     address = f"127.0.0.1:{await transport.serve('127.0.0.1:0')}"
     backends = {name: await backend(name) for name in ("stable", "canary")}
     config = {"xds_servers": [{"server_uri": address, "channel_creds": [{"type": "insecure"}]}], "node": NODE}

@@ -11,13 +11,15 @@ from envoy.service.status.v3 import csds_pb2 as wire
 from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 
 from tests.wire.discovery import DELTA, SOTW, Client, World, node, resource, snapshot, until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.core.facts import Variant
 from xds_server.core.transport import Status
 from xds_server.core.types import CDS, EDS, RDS
 from xds_server.services import client_status
 from xds_server.services.client_status import MAX_CALLS, MAX_MATCHERS, MAX_PROXIES, ClientStatus
 from xds_server.services.proxies import ProxyStatus
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 
 def asking(*node_ids, **more):
@@ -29,7 +31,7 @@ async def stage():
     """A hub and the status service on one port, and a channel to it."""
     world = World()
     world.hub.ready()
-    transport = GrpcTransport((*world.hub.methods(), *ClientStatus(world.hub.proxies).methods()))
+    transport = Transport((*world.hub.methods(), *ClientStatus(world.hub.proxies).methods()))
     address = f"127.0.0.1:{await transport.serve('127.0.0.1:0')}"
     try:
         async with grpc.aio.insecure_channel(address) as channel:

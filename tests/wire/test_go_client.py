@@ -21,7 +21,7 @@ from xds_server.core.types import EDS
 
 __test__ = os.environ.get("CROSSFADE_GO") == "1"
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("each_transport")]
 
 SOURCE = Path(__file__).parents[1] / "go"
 NODE = {"id": "go-1", "cluster": "c"}

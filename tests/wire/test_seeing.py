@@ -6,18 +6,21 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 import httpx
+import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2
 from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.wire.discovery import DELTA, SOTW, Client, node, until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.adapters.store_memory import MemoryStore
 from xds_server.config import ServeConfig
 from xds_server.core.types import CDS, LDS, RDS
 from xds_server.runtime.server import Server
 from xds_server.services import http_api
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 PROXIES = {
     "apiVersion": "crossfade/v1",
@@ -56,7 +59,7 @@ class Plane:
 async def plane(folder):
     (folder / "edge.yaml").write_text(json.dumps(PROXIES))
     server = Server(ServeConfig(policies=folder, store="memory:"), MemoryStore())
-    transport = GrpcTransport(server.methods())
+    transport = Transport(server.methods())
     await server.start()
     server.world.flush()
     address = f"127.0.0.1:{await transport.serve('127.0.0.1:0')}"

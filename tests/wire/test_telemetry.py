@@ -8,8 +8,10 @@ from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
 
 from tests.rig import until
-from xds_server.adapters.grpc_transport import GrpcTransport
+from tests.wire.transports import Transport
 from xds_server.services.telemetry import OpenLogs, telemetry_methods
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 REPORTS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
@@ -17,7 +19,7 @@ REPORTS = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
 
 @asynccontextmanager
 async def serving(take_log, take_report=lambda _: None, logs=None):
-    transport = GrpcTransport(telemetry_methods(access_log=take_log, load_report=take_report, logs=logs))
+    transport = Transport(telemetry_methods(access_log=take_log, load_report=take_report, logs=logs))
     port = await transport.serve("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel

@@ -10,8 +10,11 @@ import pytest
 
 from bench.fleet import ACK, PING, frame, greeting, message
 from tests.wire.discovery import until
+from tests.wire.transports import Transport
 from xds_server.adapters.grpc_transport import MAX_RECEIVE_BYTES, GrpcTransport
 from xds_server.core.transport import Method
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 PATH = "/t.T/M"
 
@@ -41,7 +44,7 @@ class _Session:
 
 @asynccontextmanager
 async def serving(service, **options):
-    transport = GrpcTransport([Method(path=PATH, service=service)], **options)
+    transport = Transport([Method(path=PATH, service=service)], **options)
     port = await transport.serve("127.0.0.1:0")
     try:
         yield f"127.0.0.1:{port}"

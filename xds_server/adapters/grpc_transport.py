@@ -10,7 +10,6 @@ handler's own reads and writes say that the peer is gone, and a status for a pee
 """
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -19,8 +18,8 @@ import grpc
 import grpc.aio
 import structlog
 
+from xds_server.adapters.listening import listen_error, probe
 from xds_server.core.transport import Kind, Method, Session, Status
-from xds_server.errors import ListenError
 
 _log = structlog.get_logger()
 
@@ -61,6 +60,10 @@ class _Stream:
     @property
     def peer(self) -> str:
         return self._peer
+
+    @property
+    def certificate(self) -> bytes:
+        return b""  # it listens without TLS
 
     def send(self, message: bytes) -> None:
         if self.ended is not None:
@@ -130,13 +133,13 @@ class GrpcTransport(grpc.GenericRpcHandler):
 
         Raises: ListenError: If the address is in use, not this machine's or not an address.
         """
-        _probe(address)
+        probe(address)
         server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers((self,))
         try:
             port: int = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise _listen_error(address, str(error)) from error
+            raise listen_error(address, str(error)) from error
         await server.start()
         self._server = server
         return port
@@ -148,6 +151,10 @@ class GrpcTransport(grpc.GenericRpcHandler):
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop(grace_s)
+
+    def take_refused(self) -> dict[str, int]:
+        """Nothing: what grpcio refuses it does not tell."""
+        return {}
 
     def service(self, handler_call_details: Any) -> Any:
         """Called by grpc to find a method."""
@@ -193,24 +200,3 @@ async def _read(method: Method, context: Any, stream: _Stream, session: Session)
     except Exception:  # noqa: BLE001 - a task root: logged once, the stream ends
         _log.exception("stream.failed", peer=stream.peer, path=method.path)
         stream.finish(Status.INTERNAL, "an error of the server; its log has it")
-
-
-def _probe(address: str) -> None:
-    """Binds once by hand: grpc says that an address cannot be had, the system says why."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65_535:
-        raise _listen_error(address, "it is not of the form HOST:PORT")
-    try:
-        found = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, bound = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(bound)
-    except OSError as error:
-        raise _listen_error(address, error.strerror or str(error)) from error
-
-
-def _listen_error(address: str, reason: str) -> ListenError:
-    return ListenError(
-        f"cannot listen on {address}: {reason}; hint: stop what uses it, or choose another address (port 0 takes a free one)"
-    )

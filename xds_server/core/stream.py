@@ -67,6 +67,7 @@ class Progress:
 
 
 _NOTHING_REJECTED: Final[Mapping[str, str]] = MappingProxyType({})
+_SOTW: Final = Variant.SOTW
 _BEFORE: Final = Snapshot(serial=0, resources={})
 
 
@@ -93,10 +94,12 @@ class _World:
         "sent_version",
         "subscription",
         "unanswered",
+        "url",
     )
 
     def __init__(self, row: ResourceType) -> None:
         self.row = row
+        self.url = row.url
         self.subscription = Subscription(allows_wildcard=row.wildcard)
         self.known: Mapping[str, Resource] = NOTHING  # what the client has, or will have when it accepts what is on the way
         self.rejected = _NOTHING_REJECTED  # version by name; "" for a rejected removal
@@ -164,8 +167,20 @@ class _World:
         if not still:
             self.error = ""
 
+    def outcome(self, variant: Variant, snapshot: Snapshot, *, held: bool = False) -> Outcome:
+        """What this client must be told now; most of a fleet has what it wants of the last snapshot, and is told what the first was."""
+        if self.asked or self.again or self.owed or self.rejected or snapshot.serial == self.nonce_serial:
+            return outcome(self.row, variant, snapshot, self.situation(snapshot), held=held)
+        subscription, known = self.subscription, self.known
+        key = (self.url, id(known), subscription.names, subscription.wildcard, variant is _SOTW, held)
+        found: tuple[Mapping[str, Resource], Outcome] | None = snapshot.memo.get(key)
+        if found is None:
+            found = known, outcome(self.row, variant, snapshot, self.situation(snapshot), held=held)
+            snapshot.memo.put(key, found)
+        return found[1]
+
     def situation(self, snapshot: Snapshot) -> Situation:
-        desired = self.subscription.desired(snapshot, self.row.url)
+        desired = self.subscription.desired(snapshot, self.url)
         repeats = self.repeats + 1 if snapshot.serial == self.nonce_serial else 0
         return Situation(self.known, desired, self.asked, self.again, self.owed, self.rejected, repeats)
 
@@ -182,21 +197,22 @@ class _World:
 
     def settle(self, result: Outcome, snapshot: Snapshot, *, before: Snapshot, sotw: bool, now: float) -> Response | None:
         """Does what the situation calls for: sends something, or finds that nothing is to be sent."""
-        if result.exchange is not None or not result.whole:
-            self.unsettle(before, before.serial)
+        exchange, whole = result.exchange, result.whole
+        if (exchange is not None or not whole) and self.seen is before.of(self.url) and not self.rejected:
+            self.acked_serial = before.serial
         self.known = result.known
         self.asked = self.again = NONE
         self.owed = False
-        self.seen = snapshot.of(self.row.url) if result.whole else None
-        if sotw and not self.row.wildcard and result.whole and self.rejected:
+        self.seen = snapshot.of(self.url) if whole else None
+        if self.rejected and sotw and whole and not self.row.wildcard:
             self.rejected = {name: version for name, version in self.rejected.items() if name not in result.gone} or _NOTHING_REJECTED
-        if result.exchange is None:
+        if exchange is None:
             if not self.rejected:
                 self.error = ""
             return None
         self.repeats = self.repeats + 1 if snapshot.serial == self.nonce_serial else 0
         self.nonce_serial = snapshot.serial
-        return self.sent(result.exchange, now=now)
+        return self.sent(exchange, now=now)
 
     def answer(self, error: str | None, *, now: float) -> Fact:
         """The unanswered response was answered."""
@@ -289,7 +305,7 @@ class AdsStream:
             raise ValueError(f"snapshot {snapshot.serial} is older than snapshot {before.serial}, which was offered before")
         current = snapshot.resources.get
         for world in self._ordered:
-            if world.unanswered is None and world.seen is not current(world.row.url, NOTHING):
+            if world.unanswered is None and world.seen is not current(world.url, NOTHING):
                 break
         else:
             return ()
@@ -301,21 +317,22 @@ class AdsStream:
     def _pass(self, snapshot: Snapshot, responses: list[Response], *, before: Snapshot, now: float) -> bool:
         """Every type once, in order. True if a type settled without a message, which may let go of what another holds back."""
         holding = freed = False
-        sotw = self._variant is Variant.SOTW
+        variant = self._variant
         current = snapshot.resources.get
         for world in self._ordered:
-            if world.unanswered is not None or world.seen is current(world.row.url, NOTHING):
+            if world.unanswered is not None or world.seen is current(world.url, NOTHING):
                 continue
-            situation = world.situation(snapshot)
-            result = outcome(world.row, self._variant, snapshot, situation, held=False)
+            result = world.outcome(variant, snapshot)
             if result.gone and self._pointed_at(world.row, snapshot):
-                result = outcome(world.row, self._variant, snapshot, situation, held=True)
-            response = world.settle(result, snapshot, before=before, sotw=sotw, now=now)
-            if response is not None:
-                responses.append(response)
+                result = world.outcome(variant, snapshot, held=True)
+            response = world.settle(result, snapshot, before=before, sotw=variant is _SOTW, now=now)
+            if response is None:
+                holding = holding or not result.whole
+                freed = freed or result.whole
+                continue
+            responses.append(response)
+            if world.row.child is not None:
                 self._take_child_along(world, before=before)
-            holding = holding or (response is None and not result.whole)
-            freed = freed or (response is None and result.whole)
         return holding and freed
 
     def _pointed_at(self, row: ResourceType, snapshot: Snapshot) -> bool:
@@ -327,7 +344,7 @@ class AdsStream:
             if parent.unanswered is not None or parent.rejected:
                 return True
             if parent.seen is not snapshot.of(url):
-                result = outcome(parent.row, self._variant, snapshot, parent.situation(snapshot), held=False)
+                result = parent.outcome(self._variant, snapshot)
                 if result.exchange is not None or result.gone:
                     return True
         return False
@@ -418,7 +435,7 @@ class AdsStream:
         return (Subscribed(type_url=request.type_url),)
 
     def _subscribe(self, world: _World, request: Request) -> Change:
-        if self._variant is Variant.SOTW:
+        if self._variant is _SOTW:
             return world.subscription.replace(request.names)
         return world.subscription.update(request.names, request.unsubscribe)
 
@@ -428,7 +445,7 @@ class AdsStream:
         Envoy does so for endpoints when their cluster changed; answering is what ends the cluster's warming.
         """
         idle = world.unanswered is None and request.nonce == world.nonce and request.error is None
-        return idle and self._variant is Variant.SOTW and not world.row.wildcard
+        return idle and self._variant is _SOTW and not world.row.wildcard
 
     def _take_child_along(self, world: _World, *, before: Snapshot) -> None:
         """The resources that the client will want again because of what it was just sent."""

@@ -41,6 +41,11 @@ class Outlet(Protocol):
         """Address of the peer, for people."""
         ...
 
+    @property
+    def certificate(self) -> bytes:
+        """The peer's certificate in DER form; empty where the transport asks for none."""
+        ...
+
     def send(self, message: bytes) -> None:
         """Queues one message; never blocks. After `finish` or `Session.closed` it does nothing.
 

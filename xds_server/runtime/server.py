@@ -22,6 +22,7 @@ from xds_server.adapters.policy_directory import PolicyDirectory
 from xds_server.adapters.policy_git import PolicyGit
 from xds_server.adapters.readiness import Prober
 from xds_server.adapters.store import Store, open_store
+from xds_server.adapters.wire_transport import WireTransport
 from xds_server.config import API_GRPC, GitPlace, ServeConfig
 from xds_server.core.transport import Method
 from xds_server.errors import ListenError, SourceError
@@ -44,6 +45,8 @@ from xds_server.services.proxies import Member, ProxyEvent, Refusal, Refused
 from xds_server.services.telemetry import OpenLogs, telemetry_methods
 
 log = structlog.get_logger()
+
+TRANSPORTS = {"wire": WireTransport, "grpcio": GrpcTransport}
 
 BLOCK_S = 0.1
 """How often evidence is judged [s]: blocks close in this rhythm where something arrived."""
@@ -96,6 +99,8 @@ class Server:
         self.readiness = Readiness(Prober(), self.states, self.conductor.submit)
         self.probes = Probes(self.states, self.conductor.submit, self.readiness.places)
         self.control = RuntimeControl(self)
+        self.take_refused: Callable[[], Mapping[str, int]] = dict
+        """What the transport refused since the last call, by reason."""
         self.source_words = ""
         self.ready = False
         self.beats: dict[tuple[str, str], float] = {}
@@ -114,7 +119,7 @@ class Server:
         self.metrics.outstanding(self.hub.outstanding())
         entries, dropped = self.collector.take_counts()
         self.metrics.access_log_entries(entries)
-        for what, count in dropped.items():
+        for what, count in chain(dropped.items(), self.take_refused().items()):
             self.metrics.dropped(what, count)
         return self.metrics.exposition()
 
@@ -327,7 +332,8 @@ async def serve(config: ServeConfig) -> int:
     store = await open_store(config.store)
     try:
         server = Server(config, store)
-        transport = GrpcTransport(server.methods())
+        transport = TRANSPORTS[config.transport](server.methods())
+        server.take_refused = transport.take_refused
         api = web.Api(http_api.app(server.control), config.api)
         bound = api.bind()
         try:

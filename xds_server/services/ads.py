@@ -155,6 +155,7 @@ class AdsHub:
             if group is not None and node is not None and session.home == home and node.id in nodes and group is not target:
                 group.remove(session)
                 target.add(session)
+                target.mark(session, rejects=session.stream.rejects)
                 self._due[session] = None
         self._offer_due()
 
@@ -263,16 +264,32 @@ class AdsHub:
         group, node = session.group, session.node
         if group is None or node is None or session.over:
             return
+        stream, rejects, nacks = session.stream, session in group.rejecting, False
         for fact in facts:
-            if isinstance(fact, AckedFact) and not fact.heartbeat:
-                self._answers_s.append(session.stream.answer_s(fact.type_url))
-        if group.snapshot is not None and not self._send_open(session, group, group.snapshot):
-            return
-        reported, serial = session.reported, session.stream.synced_serial
+            if type(fact) is AckedFact:
+                if not fact.heartbeat:
+                    self._answers_s.append(stream.answer_s(fact.type_url))
+            elif type(fact) is NackedFact:
+                rejects = nacks = True
+        if group.snapshot is not None:
+            try:
+                responses = stream.offer(group.snapshot, now=self.clock())
+                if responses:
+                    group.send(session, responses)
+            except Exception:  # noqa: BLE001 - a fault of ours costs this stream, not those that come after it in a publication
+                self._failed(session)
+                return
+        reported, serial = session.reported, stream.synced_serial
         if serial != reported:
             group.reach(session, serial)
-        if facts or group.rejecting:
-            group.mark(session, rejects=session.stream.rejects)
+        if rejects:
+            group.mark(session, rejects=stream.rejects)
+            if nacks:
+                self._tell_rejected(session, group, node, facts)
+        if serial > reported:
+            self._events(Acked(session.home, node.id, serial, group.key))
+
+    def _tell_rejected(self, session: Session, group: Audience, node: NodeInfo, facts: tuple[Fact, ...]) -> None:
         for fact in facts:
             if isinstance(fact, NackedFact):
                 _log.warning("stream.nacked", node=node.id, type=short(fact.type_url), version=fact.version, words=fact.message)
@@ -286,8 +303,6 @@ class AdsHub:
                         resources=fact.resources,
                     )
                 )
-        if serial > reported:
-            self._events(Acked(key=session.home, world=group.key, node_id=node.id, serial=serial))
 
     def leave(self, session: Session) -> None:
         """The stream is gone."""
@@ -369,15 +384,12 @@ class AdsHub:
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def _send_open(self, session: Session, group: Audience, snapshot: Snapshot) -> bool:
-        """Sends what is open. A fault of ours costs this stream, not the ones that come after it in a publication."""
-        try:
-            group.send(session, session.stream.offer(snapshot, now=self.clock()))
-        except Exception:  # noqa: BLE001 - logged once, the stream ends
-            _log.exception("stream.failed", node=session.node.id if session.node else "", group=group.key)
-            session.finish(Status.INTERNAL, "an error of the server; its log has it")
-            return False
-        return True
+    def _failed(self, session: Session) -> None:
+        """Called while an error is handled that ends this stream; logged once."""
+        _log.exception(
+            "stream.failed", node=session.node.id if session.node else "", group=session.group.key if session.group is not None else ""
+        )
+        session.finish(Status.INTERNAL, "an error of the server; its log has it")
 
     def _refuse(self, session: Session, node: NodeInfo, message: str) -> None:
         before = self._refused.pop((node.id, node.cluster), None)

@@ -1,11 +1,13 @@
 """Discovery messages to and from the values of `xds_server.core`: the only place that knows their protobuf form.
 
 Neighbours: `ads` calls it. Envoy repeats its node (61 KB) in every request unless told otherwise; a stream that has its node already
-lets it be cut out before parsing, and nothing here keeps a parsed node alive. Source: `envoy/service/discovery/v3/discovery.proto`.
+lets it be cut out before parsing, and nothing here keeps a parsed node alive. What is left of an answer is the same from all proxies that
+were sent the same, so it is parsed once for all of them. Source: `envoy/service/discovery/v3/discovery.proto`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from envoy.config.core.v3.base_pb2 import Node
@@ -24,6 +26,7 @@ MAX_WORDS: Final = 1024
 _MAX_TEXT: Final = 512
 _MAX_METADATA_BYTES: Final = 16_384
 _SCAN_FROM_BYTES: Final = 4096
+_MAX_ANSWERS: Final = 1024
 _NODE_FIELD: Final = {Variant.SOTW: 2, Variant.DELTA: 1}
 _OUR_METADATA: Final = "crossfade"
 
@@ -53,12 +56,41 @@ def decode(message: bytes, variant: Variant, *, implied_type: str | None, node_k
         node_known: The stream has its node; another is not looked at.
     Raises: PeerError: If the bytes are no such message, or the type is missing or not the service's.
     """
+    if node_known:
+        return _later[variant is _SOTW](message, implied_type), None
+    return _parse(message, variant, implied_type, node_known=False)
+
+
+def _later_of(variant: Variant) -> Callable[[bytes, str | None], Request]:
+    """Decodes what comes on a stream whose node is known; keeps nothing that could be large."""
+
+    @lru_cache(maxsize=_MAX_ANSWERS)
+    def parsed(message: bytes, implied_type: str | None) -> Request:
+        return _parse(message, variant, implied_type, node_known=True)[0]
+
+    def decoded(message: bytes, implied_type: str | None) -> Request:
+        if len(message) < _SCAN_FROM_BYTES:
+            return parsed(message, implied_type)
+        try:
+            rest = without_field(message, _NODE_FIELD[variant])
+        except (IndexError, ValueError) as error:
+            raise _unreadable(message, variant) from error
+        if len(rest) < _SCAN_FROM_BYTES:
+            return parsed(rest, implied_type)
+        return _parse(rest, variant, implied_type, node_known=True)[0]
+
+    return decoded
+
+
+def _unreadable(message: bytes, variant: Variant) -> PeerError:
+    return PeerError(f"a message of {len(message)} bytes is no {_NAME[variant]}")
+
+
+def _parse(message: bytes, variant: Variant, implied_type: str | None, *, node_known: bool) -> tuple[Request, NodeInfo | None]:
     try:
-        if node_known and len(message) >= _SCAN_FROM_BYTES:
-            message = without_field(message, _NODE_FIELD[variant])
         parsed = wire.DiscoveryRequest.FromString(message) if variant is Variant.SOTW else wire.DeltaDiscoveryRequest.FromString(message)
-    except (DecodeError, IndexError, ValueError) as error:
-        raise PeerError(f"a message of {len(message)} bytes is no {_NAME[variant]}") from error
+    except (DecodeError, ValueError) as error:
+        raise _unreadable(message, variant) from error
     type_url = parsed.type_url or implied_type
     if not type_url:
         raise PeerError("type_url is missing; on the aggregated service every request names its type")
@@ -82,6 +114,8 @@ def decode(message: bytes, variant: Variant, *, implied_type: str | None, node_k
 
 
 _NAME: Final = {Variant.SOTW: "DiscoveryRequest", Variant.DELTA: "DeltaDiscoveryRequest"}
+_SOTW: Final = Variant.SOTW
+_later: Final = {True: _later_of(Variant.SOTW), False: _later_of(Variant.DELTA)}
 
 
 def node_info(node: Any) -> NodeInfo:
@@ -149,32 +183,41 @@ def _fill(message: Any, type_url: str, resource: Resource, *, bodiless: bool) ->
 _RESOURCE_TYPE: Final = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 
 
+_FIXED_BYTES: Final = {1: 8, 5: 4}
+"""What follows a tag of these wire types."""
+
+
 def without_field(message: bytes, number: int) -> bytes:
     """A protobuf message without one top-level field, by skipping and not parsing.
 
     Raises: IndexError, ValueError: If the message is cut off or has wire types that no message has.
     """
     kept: list[bytes] = []
-    place = 0
+    place = since = 0
     while place < len(message):
-        start = place
-        tag, place = _varint(message, place)
-        match tag & 7:
-            case 0:
-                _, place = _varint(message, place)
-            case 1:
-                place += 8
-            case 2:
-                length, place = _varint(message, place)
-                place += length
-            case 5:
-                place += 4
-            case kind:
-                raise ValueError(f"wire type {kind}")
+        start, tag = place, message[place]
+        place += 1
+        if tag >= 0x80:
+            tag, place = _varint(message, start)
+        kind = tag & 7
+        if kind == 2:
+            length = message[place]
+            place += 1
+            if length >= 0x80:
+                length, place = _varint(message, place - 1)
+            place += length
+        elif kind == 0:
+            _, place = _varint(message, place)
+        elif kind in _FIXED_BYTES:
+            place += _FIXED_BYTES[kind]
+        else:
+            raise ValueError(f"wire type {kind}")
         if place > len(message):
             raise ValueError("cut off")
-        if tag >> 3 != number:
-            kept.append(message[start:place])
+        if tag >> 3 == number:
+            kept.append(message[since:start])
+            since = place
+    kept.append(message[since:])
     return b"".join(kept)
 
 

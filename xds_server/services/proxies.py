@@ -5,6 +5,7 @@ a change before the others.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from xds_server.core.facts import Variant
 from xds_server.core.stream import Progress
@@ -31,9 +32,8 @@ class Disconnected:
     variant: Variant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acked:
-    """The proxy has now accepted everything up to snapshot `serial` of the world it sees."""
+class Acked(NamedTuple):
+    """The proxy has now accepted everything up to snapshot `serial` of the world it sees. One per proxy and push, so it has to be cheap."""
 
     key: str
     node_id: str

@@ -3,7 +3,6 @@
 Neighbours: `ads` is the hub that drives them; `xds_server.core.stream` decides what to send, `messages` translates.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -43,15 +42,15 @@ class Hub(Protocol):
 
 
 class Session:
-    """One open stream. `node` is set by its first request and never changes; `group` once it was let in."""
+    """One open stream. `node` is set by its first request and never changes; `group` once it was let in; `over` once it has ended."""
 
     __slots__ = (
         "_hub",
-        "_over",
         "group",
         "home",
         "node",
         "outlet",
+        "over",
         "parked",
         "reported",
         "service",
@@ -64,7 +63,7 @@ class Session:
 
     def __init__(self, hub: Hub, outlet: Outlet, *, variant: Variant, type_url: str | None) -> None:
         self._hub = hub
-        self._over = False
+        self.over = False
         self.outlet = outlet
         self.variant = variant
         self.type_url = type_url
@@ -79,7 +78,7 @@ class Session:
         self.reported = 0
 
     def received(self, message: bytes) -> None:
-        if self._over:
+        if self.over:
             return
         try:
             request, node = decode(message, self.variant, implied_type=self.type_url, node_known=self.node is not None)
@@ -118,7 +117,7 @@ class Session:
         self.finish(Status.INVALID_ARGUMENT, str(error))
 
     def closed(self) -> None:
-        self._over = True
+        self.over = True
         self._hub.leave(self)
 
     @property
@@ -126,13 +125,9 @@ class Session:
         """The key of the world it sees; "" before it is let in."""
         return self.group.key if self.group is not None else ""
 
-    @property
-    def over(self) -> bool:
-        return self._over
-
     def finish(self, status: Status, message: str) -> None:
-        if not self._over:
-            self._over = True
+        if not self.over:
+            self.over = True
             if self.group is not None:
                 self.group.remove(self)
             self.outlet.finish(status, message)
@@ -150,12 +145,12 @@ class Audience:
         self.rejecting: dict[Session, None] = {}
         self.pushes: dict[str, int] = {}
         self._encoded: dict[str, bytes] = {}
-        self._reached: Counter[int] = Counter()
+        self._reached: dict[int, int] = {}
 
     def add(self, session: Session) -> None:
         session.group = self
         self.sessions[session] = None
-        self._reached[session.reported] += 1
+        self._count(session.reported, +1)
 
     def remove(self, session: Session) -> None:
         if session in self.sessions:
@@ -177,8 +172,10 @@ class Audience:
             self.rejecting.pop(session, None)
 
     def _count(self, serial: int, change: int) -> None:
-        self._reached[serial] += change
-        if not self._reached[serial]:
+        count = self._reached.get(serial, 0) + change
+        if count:
+            self._reached[serial] = count
+        else:
             del self._reached[serial]
 
     def acked(self, serial: int) -> int:

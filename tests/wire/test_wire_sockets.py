@@ -1,0 +1,302 @@
+"""The wire transport's own: TLS and client certificates, ALPN, limits of the listener, back-pressure of real sockets; over both loops."""
+
+import asyncio
+import contextlib
+import inspect
+import ssl
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+import trustme
+import uvloop
+
+from bench.fleet import ACK, DATA, GOAWAY, HEADERS, PING, WINDOW_UPDATE, frame, greeting, message
+from tests.wire.discovery import until
+from xds_server.adapters.wire_transport import WireTransport, tls_context
+from xds_server.core.transport import Kind, Method
+from xds_server.wire import Limits, Reason
+
+PATH = "/t.T/M"
+WIDE = frame(WINDOW_UPDATE, 0, 0, (2**30).to_bytes(4, "big"))
+
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def on_both_loops(test):
+    """Runs an async test once on each loop: sockets behave differently on them."""
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    def run(loop, **fixtures):
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+            runner.run(test(**fixtures))
+
+    run.__signature__ = inspect.signature(test).replace(
+        parameters=[
+            inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY),
+            *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inspect.signature(test).parameters.values()),
+        ]
+    )
+    return run
+
+
+class Service:
+    """Answers with what `answer` makes of a message."""
+
+    def __init__(self, answer=lambda message: message):
+        self.answer, self.outlets, self.closed = answer, [], 0
+
+    def __call__(self, outlet):
+        self.outlets.append(outlet)
+        service = self
+
+        class Session:
+            def received(self, message):
+                if (answer := service.answer(message)) is not None:
+                    outlet.send(answer)
+
+            def closed(self):
+                service.closed += 1
+
+        return Session()
+
+
+@asynccontextmanager
+async def serving(service, *, kind=Kind.STREAM, **options):
+    transport = WireTransport([Method(path=PATH, service=service, kind=kind)], **options)
+    port = await transport.serve("127.0.0.1:0")
+    try:
+        yield transport, port
+    finally:
+        await transport.stop(0.1)
+
+
+class Authority:
+    """Who vouches for servers and clients, and their files."""
+
+    def __init__(self, folder):
+        self.ca = trustme.CA()
+        server = self.ca.issue_cert("localhost", "127.0.0.1")
+        self.files = [folder / name for name in ("server.pem", "server.key", "ca.pem")]
+        server.cert_chain_pems[0].write_to_path(self.files[0])
+        server.private_key_pem.write_to_path(self.files[1])
+        self.ca.cert_pem.write_to_path(self.files[2])
+
+    def context(self, *, mutual):
+        return tls_context(*self.files[: 3 if mutual else 2])
+
+    def channel(self, port, client=None):
+        pair = (client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes()) if client else (None, None)
+        return grpc.aio.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(self.ca.cert_pem.bytes(), *pair))
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+@on_both_loops
+async def test_calls_over_tls(authority):
+    async with serving(Service(), tls=authority.context(mutual=False)) as (_, port), authority.channel(port) as channel:
+        stream = channel.stream_stream(PATH)()
+        for body in (b"hello", bytes(1_000_000), b"", bytes(100_000)):
+            await stream.write(body)
+            assert await stream.read() == body
+
+
+@on_both_loops
+async def test_a_client_certificate_reaches_the_service(authority):
+    service, client = Service(), authority.ca.issue_cert("client@example.test")
+    async with serving(service, tls=authority.context(mutual=True)) as (_, port), authority.channel(port, client) as channel:
+        stream = channel.stream_stream(PATH)()
+        await stream.write(b"hello")
+        assert await stream.read() == b"hello"
+        assert service.outlets[0].certificate == ssl.PEM_cert_to_DER_cert(client.cert_chain_pems[0].bytes().decode())
+
+
+@on_both_loops
+async def test_a_client_without_a_certificate_or_with_one_of_another_authority_gets_no_service(authority):
+    service, stranger = Service(), trustme.CA().issue_cert("client@example.test")
+    async with serving(service, tls=authority.context(mutual=True)) as (_, port):
+        for client in (None, stranger):
+            async with authority.channel(port, client) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await channel.stream_stream(PATH)().read()
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not service.outlets
+
+
+@pytest.mark.parametrize("protocols", [[], ["http/1.1"]])
+@on_both_loops
+async def test_a_client_that_did_not_agree_on_http2_is_cut_off(authority, protocols):
+    context = ssl.create_default_context()
+    authority.ca.configure_trust(context)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    async with serving(Service(), tls=authority.context(mutual=False)) as (transport, port):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):  # OpenSSL itself refuses where nothing is in common
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            assert await reader.read() == b""
+            assert transport.counters.refused == {Reason.ALPN: 1}
+            writer.transport.abort()
+        await until(lambda: not transport.links)
+
+
+@on_both_loops
+async def test_one_connection_too_many_is_turned_away_and_there_is_room_again_when_another_leaves():
+    async with serving(Service(), limits=Limits(connections=1)) as (transport, port):
+        _, first = await asyncio.open_connection("127.0.0.1", port)
+        first.write(greeting(PATH) + message(b"hello"))
+        await until(lambda: transport.links)
+        reader, second = await asyncio.open_connection("127.0.0.1", port)
+        said = await reader.read()
+        assert frame(GOAWAY, 0, 0, b"")[3:] in said
+        assert transport.counters.refused == {Reason.CONNECTIONS: 1}
+        first.close()
+        second.close()
+        await until(lambda: not transport.links)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stream = channel.stream_stream(PATH)()
+            await stream.write(b"hello")
+            assert await stream.read() == b"hello"
+
+
+@on_both_loops
+async def test_the_time_limit_of_a_call_is_kept_by_the_server():
+    service = Service(lambda _: None)
+    async with serving(service, kind=Kind.UNARY) as (transport, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(PATH)(b"hello", timeout=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: service.closed == 1)
+        assert not any(link.connection.calls for link in transport.links)
+
+
+@on_both_loops
+async def test_a_socket_that_is_full_is_not_written_to_and_what_waits_is_bounded():
+    body = bytes(1_000_000)
+    service = Service(lambda _: body)
+    async with serving(service) as (transport, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        settings = frame(4, 0, 0, (4).to_bytes(2, "big") + (2**31 - 1).to_bytes(4, "big"))
+        head = greeting(PATH)
+        writer.write(head[:24] + settings + WIDE + head[head.index(frame(8, 0, 0, b"")[3:]) - 3 :])
+        for _ in range(200):
+            writer.write(message(b"more"))
+            await writer.drain()
+        await until(lambda: transport.counters.refused[Reason.UNREAD] == 1)
+        await until(lambda: service.closed == 1)
+        writer.transport.abort()
+
+
+@on_both_loops
+async def test_a_peer_that_pings_and_does_not_read_is_not_read_from_until_it_reads():
+    pings = 400_000
+    async with serving(Service(), limits=Limits(strain=10**9)) as (transport, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(greeting(PATH))
+        writing = asyncio.create_task(write_all(writer, frame(PING, 0, 0, bytes(8)) * 1000, pings // 1000))
+        await until(lambda: any(link.connection.is_choked for link in transport.links))
+        answered, rest = 0, b""
+        while answered < pings:
+            rest += await reader.read(1 << 20)
+            at = 0
+            while len(rest) - at >= 9 and len(rest) - at >= (size := 9 + int.from_bytes(rest[at : at + 3], "big")):
+                answered += rest[at + 3] == PING and rest[at + 4] == ACK
+                at += size
+            rest = rest[at:]
+        await writing
+        writer.close()
+
+
+async def write_all(writer, data, times):
+    for _ in range(times):
+        writer.write(data)
+        await writer.drain()
+
+
+@on_both_loops
+async def test_a_burst_of_one_peer_is_taken_in_turns_and_whole():
+    service = Service(lambda _: None)
+    seen = []
+    service.answer = lambda message: seen.append(message)
+    async with serving(service, limits=Limits(turn=16)) as (_, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(greeting(PATH) + b"".join(message(str(number).encode()) for number in range(5000)))
+        await until(lambda: len(seen) == 5000)
+        assert seen == [str(number).encode() for number in range(5000)]
+        writer.close()
+
+
+@on_both_loops
+async def test_what_is_said_in_one_turn_goes_out_in_one_write():
+    service = Service(lambda _: None)
+    async with serving(service) as (transport, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(greeting(PATH) + message(b"hello"))
+        await until(lambda: service.outlets)
+        await reader.read(1000)  # the greeting
+        (link,) = transport.links
+        for number in range(3):
+            service.outlets[0].send(bytes([number]))
+        assert link.connection.room < transport.server.limits.ahead_bytes
+        said = b""
+        while said.count(bytes((DATA, 0, 0, 0, 0, 1))) < 3:
+            said += await reader.read(1000)
+        assert said[3] == HEADERS
+        writer.close()
+
+
+@on_both_loops
+async def test_a_connection_that_is_cut_in_the_middle_of_a_turn_costs_the_others_nothing():
+    service = Service(lambda _: None)
+    async with serving(service) as (transport, port):
+        readers = []
+        for count in range(1, 4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(greeting(PATH) + message(b"hello"))
+            readers.append((reader, writer))
+            await until(lambda count=count: len(service.outlets) == count)
+        for outlet in service.outlets:
+            outlet.send(b"for all of you")
+        first = next(link for link in transport.links if link.connection.calls[0] is service.outlets[0])
+        first.abort()
+        for reader, _ in readers[1:]:
+            await reader.readuntil(b"for all of you")
+        await until(lambda: service.closed == 1)
+        for _, writer in readers:
+            writer.transport.abort()
+
+
+@on_both_loops
+async def test_a_bug_of_ours_costs_one_connection_and_is_logged_once():
+    service = Service()
+    async with serving(service, keepalive_s=0.02) as (transport, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(greeting(PATH) + message(b"hello"))
+        await until(lambda: service.outlets)
+        (link,) = transport.links
+        with structlog.testing.capture_logs() as logs:
+            link.connection = Broken(link.connection)
+            await until(lambda: service.closed == 1)
+        assert [(line["event"], line["exc_info"]) for line in logs] == [("connection.failed", True)]
+        stream = channel.stream_stream(PATH)()
+        await stream.write(b"alive")
+        assert await stream.read() == b"alive"
+        writer.close()
+
+
+class Broken:
+    """A connection whose clock is broken."""
+
+    def __init__(self, connection):
+        self._connection = connection
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def tick(self, now):
+        raise RuntimeError("a bug")
