@@ -1,4 +1,5 @@
-"""`python -m bench.fanout_server --xds HOST:PORT --control HOST:PORT --bytes N [--types rds|cds+eds|rtds]`: one world, pushed on demand.
+"""`python -m bench.fanout_server --xds HOST:PORT --control HOST:PORT --bytes N [--types rds|cds+eds|rtds] [--transport wire|grpcio]`:
+one world, pushed on demand.
 
 The real core, services and transport, run as the product runs them, with a synthetic world: every node sees one resource `r` of N bytes
 per type. `POST /push` publishes the next version and answers at once; `GET /stats` tells how far it is. Times are of the system's
@@ -24,6 +25,8 @@ from starlette.routing import Route
 
 from bench.synthetic import TYPES, quantiles, world
 from xds_server.adapters.grpc_transport import GrpcTransport
+from xds_server.adapters.wire_transport import WireTransport, tls_context
+from xds_server.core.transport import Method
 from xds_server.services.ads import AdsHub
 from xds_server.services.proxies import Acked, Disconnected
 
@@ -114,9 +117,16 @@ class Bench:
         return Starlette(routes=[Route("/stats", stats), Route("/push", push, methods=["POST"]), Route("/mark", mark, methods=["POST"])])
 
 
+def transport_of(arguments: argparse.Namespace, methods: tuple[Method, ...]) -> GrpcTransport | WireTransport:
+    """The transport that was asked for; `--tls` names a certificate with its key, in one file."""
+    if arguments.transport == "grpcio":
+        return GrpcTransport(methods)
+    return WireTransport(methods, tls=tls_context(Path(arguments.tls), Path(arguments.tls)) if arguments.tls else None)
+
+
 async def serve(arguments: argparse.Namespace) -> None:
     bench = Bench(arguments.types, arguments.bytes)
-    transport = GrpcTransport(bench.hub.methods())
+    transport = transport_of(arguments, bench.hub.methods())
     host, _, port = arguments.control.rpartition(":")
     api = uvicorn.Server(uvicorn.Config(bench.app(), host=host, port=int(port), log_config=None, access_log=False, lifespan="off"))
     await transport.serve(arguments.xds)
@@ -147,6 +157,8 @@ def main() -> None:
     parser.add_argument("--control", required=True, metavar="HOST:PORT")
     parser.add_argument("--bytes", type=int, required=True)
     parser.add_argument("--types", choices=TYPES, default="rds")
+    parser.add_argument("--transport", choices=("wire", "grpcio"), default="wire")
+    parser.add_argument("--tls", metavar="FILE", help="certificate and key in PEM form; over wire only")
     configure_logging(sys.stderr)
     uvloop.run(serve(parser.parse_args()))
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import resource
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from xds_server.core.types import CDS
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 PATHS = {"sotw": f"{ADS}StreamAggregatedResources", "delta": f"{ADS}DeltaAggregatedResources"}
+EXTENSION_BYTES = 100
 WINDOW = 16 * 1024 * 1024
 """As Envoy's default."""
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -181,11 +183,13 @@ class Peer(asyncio.BufferedProtocol):
 class Generator:
     """The fleet, and what it counts."""
 
-    def __init__(self, address: str, types: tuple[str, ...], variant: str) -> None:
+    def __init__(self, address: str, types: tuple[str, ...], variant: str, *, node_bytes: int = 0, tls: str | None = None) -> None:
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
         self.types = types
         self.variant = variant
+        self.node_bytes = node_bytes
+        self.tls = _trusting(tls) if tls else None
         self.peers: list[Peer] = []
         self.nack = False
         self.skip = 0
@@ -225,8 +229,10 @@ class Generator:
             made = DeltaDiscoveryRequest(type_url=type_url, response_nonce=nonce, resource_names_subscribe=[] if nonce else names)
         if error:
             made.error_detail.code, made.error_detail.message = 3, error
-        if node:
+        if node or self.node_bytes:
             made.node.CopyFrom(Node(id=node, cluster="bench", user_agent_name="bench"))
+            for number in range(self.node_bytes // EXTENSION_BYTES):  # what an Envoy's node is mostly made of
+                made.node.extensions.add(name=f"bench.extension.{number:08d}".ljust(EXTENSION_BYTES - 26, "."), category="bench.filters")
         return message(made.SerializeToString())
 
     # Commands; what they return is the answer.
@@ -239,7 +245,9 @@ class Generator:
         async def one(number: int) -> None:
             async with gate:
                 opening = hello + self.request(self.types[0], node=f"bench-{number}") + rest
-                _, peer = await asyncio.get_running_loop().create_connection(lambda: Peer(self, number, opening), self.host, self.port)
+                _, peer = await asyncio.get_running_loop().create_connection(
+                    lambda: Peer(self, number, opening), self.host, self.port, ssl=self.tls
+                )
                 self.peers.append(peer)
                 await peer.ready
 
@@ -284,6 +292,14 @@ class Generator:
         return {"count": len(self.times), "losses": self.losses, "cpu_seconds": time.process_time()}
 
 
+def _trusting(authority: str) -> ssl.SSLContext:
+    """Believes one authority, and speaks HTTP/2 only."""
+    context = ssl.create_default_context(cafile=authority)
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
 async def obey(generator: Generator) -> None:
     """One command line at a time, until the other end closes."""
     lines = asyncio.StreamReader()
@@ -299,10 +315,13 @@ def main() -> None:
     parser.add_argument("--xds", required=True, metavar="HOST:PORT")
     parser.add_argument("--types", choices=TYPES, default="rds")
     parser.add_argument("--variant", choices=PATHS, default="sotw")
+    parser.add_argument("--node-bytes", type=int, default=0, help="size of the node in every request; 0 for a small one in the first")
+    parser.add_argument("--tls", metavar="FILE", help="authority that vouches for the server, in PEM form")
     arguments = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    uvloop.run(obey(Generator(arguments.xds, TYPES[arguments.types], arguments.variant)))
+    generator = Generator(arguments.xds, TYPES[arguments.types], arguments.variant, node_bytes=arguments.node_bytes, tls=arguments.tls)
+    uvloop.run(obey(generator))
 
 
 if __name__ == "__main__":

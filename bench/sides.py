@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import trustme
 
 from tests.rig import free_port
 
@@ -60,18 +61,23 @@ class Sides:
 
 
 @asynccontextmanager
-async def load(*, size, types="rds", variant="sotw", environment=None):
+async def load(*, size, types="rds", variant="sotw", transport="wire", node_bytes=0, tls=False, environment=None):
     """Both processes, connected to nothing yet."""
     xds, control = (f"127.0.0.1:{free_port()}" for _ in range(2))
     log = Path(__file__).parent / "out" / "fanout_server.log"
     log.parent.mkdir(exist_ok=True)
-    arguments = ("--xds", xds, "--control", control, "--bytes", str(size), "--types", types)
+    arguments = ["--xds", xds, "--control", control, "--bytes", str(size), "--types", types, "--transport", transport]
+    loading = ["--xds", xds, "--types", types, "--variant", variant, "--node-bytes", str(node_bytes)]
+    if tls:
+        secret, authority = _certificates(log.parent)
+        arguments += ["--tls", secret]
+        loading += ["--tls", authority]
     with log.open("w") as words:
         server = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "bench.fanout_server", *arguments, stderr=words, env=environment
         )
     fleet = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.fleet", "--xds", xds, "--types", types, "--variant", variant),
+        *(sys.executable, "-m", "bench.fleet", *loading),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -84,6 +90,14 @@ async def load(*, size, types="rds", variant="sotw", environment=None):
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+def _certificates(folder):
+    """Files of a throw-away server certificate with its key, and of the authority that vouches for it."""
+    authority, secret = trustme.CA(key_type=trustme.KeyType.ECDSA), folder / "server.pem"
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.ECDSA).private_key_and_cert_chain_pem.write_to_path(secret)
+    return str(secret), str(folder / "authority.pem")
 
 
 async def _answers(client, server, log):

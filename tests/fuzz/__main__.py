@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: a million hostile messages, hostile streams, random conversations and spoilt policies. 1 if something was found, with how to have it again."""
+"""`python -m tests.fuzz`: a million hostile messages, hostile streams, random conversations, spoilt policies and HTTP/2 beside h2. 1 if something was found, with how to have it again."""
 
 import argparse
 import secrets
@@ -20,11 +20,18 @@ def main():
     parser.add_argument("--sessions", type=int, default=20_000, help="hostile streams on a hub")
     parser.add_argument("--interleavings", type=int, default=100_000, help="conversations on one stream")
     parser.add_argument("--policies", type=int, default=20_000, help="sets of policy files")
+    parser.add_argument("--wire", type=int, default=20_000, help="connections that speak HTTP/2, into ours and h2's")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="a former one, to have its findings again")
     chosen = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     print(f"seed {chosen.seed}", flush=True)
-    amounts = {"messages": chosen.inputs, "sessions": chosen.sessions, "conversations": chosen.interleavings, "policies": chosen.policies}
+    amounts = {
+        "messages": chosen.inputs,
+        "sessions": chosen.sessions,
+        "conversations": chosen.interleavings,
+        "policies": chosen.policies,
+        "connections": chosen.wire,
+    }
     findings = sum(run(kind, amount, chosen.seed) for kind, amount in amounts.items() if amount)
     print("nothing found" if not findings else f"{findings} findings; hint: --seed {chosen.seed} has them again")
     return int(findings > 0)

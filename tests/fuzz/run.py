@@ -1,4 +1,4 @@
-"""Four kinds of attack, one after the other, each input from its own seed so that a finding can be had again alone."""
+"""Five kinds of attack, one after the other, each input from its own seed so that a finding can be had again alone."""
 
 import random
 import traceback
@@ -8,11 +8,14 @@ from tests.fuzz.hostile import Hostile, read_any
 from tests.fuzz.policies import Spoiler, judge_any
 from tests.fuzz.sessions import Stage
 from tests.fuzz.talks import talk
+from tests.fuzz.wire import converse
 
 BATCH = 1000
 """Messages and hostile streams that come from one seed."""
 POLICIES = 50
 """Sets of policy files that do."""
+CONNECTIONS = 50
+"""And connections."""
 
 
 def messages(chance):
@@ -33,7 +36,18 @@ def policies(chance):
         judge_any(source)
 
 
-ATTACKS = {"messages": (messages, BATCH), "sessions": (sessions, BATCH), "conversations": (talk, 1), "policies": (policies, POLICIES)}
+def connections(chance):
+    for _ in range(CONNECTIONS):
+        converse(chance)
+
+
+ATTACKS = {
+    "messages": (messages, BATCH),
+    "sessions": (sessions, BATCH),
+    "conversations": (talk, 1),
+    "policies": (policies, POLICIES),
+    "connections": (connections, CONNECTIONS),
+}
 
 
 def attack(kind, number, seed):

@@ -27,7 +27,7 @@ from xds_server.wire.errors import Code
 from xds_server.wire.frames import ACK, END_HEADERS, END_STREAM, MAX_FRAME, NAMES, PREFACE
 from xds_server.wire.limits import Cost
 
-PATH, UNARY, BIG = "/t.T/M", "/t.T/Unary", "/t.T/Big"
+PATH, UNARY, BIG, NO, STUMBLE = "/t.T/M", "/t.T/Unary", "/t.T/Big", "/t.T/No", "/t.T/Stumble"
 DATA, HEAD, PRIORITY, RST, SETTINGS, _, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 GROWTH_MIB = 64
 """Generous: what the attacker itself keeps is in this process too."""
@@ -102,6 +102,16 @@ class Echo:
     def unary(self, outlet):
         """Never answers."""
         return self(type("Deaf", (), {"send": lambda *_: None, "finish": outlet.finish})())
+
+    def no(self, outlet):
+        session = self(outlet)
+        session.received = lambda _: outlet.finish(3, "no")
+        return session
+
+    def stumble(self, outlet):
+        session = self(outlet)
+        session.received = None
+        return session
 
     def big(self, outlet):
         session = self(outlet)
@@ -222,6 +232,8 @@ async def under_attack(*, tick_s=NEVER_S, **limits):
     methods = [
         Method(path=PATH, service=service),
         Method(path=BIG, service=service.big),
+        Method(path=NO, service=service.no),
+        Method(path=STUMBLE, service=service.stumble),
         Method(path=UNARY, service=service.unary, kind=Kind.UNARY),
     ]
     transport = WireTransport(methods, limits=Limits(**limits))
@@ -313,6 +325,9 @@ MADE_RESETS = {
     "content that was not promised": lambda n: opening(n, block=block(("content-length", "3"))) + frame(DATA, 0, n, bytes(9)),
     "a message of 4 GB": lambda n: opening(n) + frame(DATA, 0, n, b"\0\xff\xff\xff\xff"),
     "a compressed message": lambda n: opening(n) + frame(DATA, 0, n, b"\1" + u32(1) + b"x"),
+    "a time limit of a nanosecond": lambda n: opening(n, block=block(("grpc-timeout", "1n"))),
+    "a message that its service refuses": lambda n: opening(n, block=block(path=NO)) + frame(DATA, 0, n, prefixed(b"?")),
+    "a message over which its service stumbles": lambda n: opening(n, block=block(path=STUMBLE)) + frame(DATA, 0, n, prefixed(b"?")),
     "half a message": lambda n: opening(n) + frame(DATA, END_STREAM, n, b"\0" + u32(2) + b"x"),
 }
 

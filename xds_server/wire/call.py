@@ -94,7 +94,7 @@ class Link(Protocol):
         ...
 
     def refused(self, call: "Call", reason: Reason, status: int, words: str) -> None:
-        """Ends a call for what its messages are, which is counted, and is a strain if it happens often."""
+        """Ends a call for what its messages are, which is counted."""
         ...
 
     def fail(self, call: "Call", error: Exception) -> None:
@@ -176,6 +176,11 @@ class Call:
     def is_ended(self) -> bool:
         """Whether the service, or the call itself, has said that it ends."""
         return self._status is not None
+
+    @property
+    def was_in_vain(self) -> bool:
+        """Whether it ended otherwise than well, and not because we are not ready or about to stop."""
+        return self._status is not None and self._status[0] not in {grpc.OK, grpc.UNAVAILABLE}
 
     @property
     def is_waiting(self) -> bool:

@@ -351,6 +351,7 @@ class Connection(Streams):
         self._peer_ended(call)
 
     def _open(self, stream_id: int, block: bytes, *, is_last: bool) -> None:
+        self._charge(0, wire.HEADERS)
         self._last_id = stream_id
         request = self._reader.request(block)
         server = self._server
@@ -373,8 +374,6 @@ class Connection(Streams):
                 call.receiver = server.host.opened(call) or NOBODY
             except Exception as error:  # noqa: BLE001 - a fault of the service
                 self.fail(call, error)
-        if call.is_ended:
-            self._charge(Cost.STREAM, wire.HEADERS)
         if is_last:
             self._peer_ended(call)
 

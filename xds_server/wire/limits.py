@@ -112,7 +112,7 @@ class Cost:
     REPLY: Final = 5
     """PING and SETTINGS: each has to be answered."""
     STREAM: Final = 25
-    """A stream opened in vain: reset by either side, refused, or of no method of ours."""
+    """A stream opened in vain: reset by either side, refused, over its time limit, or ended by its service with an error."""
     EARNED: Final = 8
     """What a whole message pays for: a PING to measure the way and the window updates for its answer (grpc-go sends both)."""
 

@@ -45,6 +45,8 @@ class Streams(Outgoing):
             self.head(call.id, trailers, is_last=True)
         else:
             self._control(wire.frame(DATA, wire.END_STREAM, call.id, b""))
+        if call.was_in_vain:
+            self._strain += Cost.STREAM
         if call.state is State.OPEN:
             self._control(wire.rst_stream(call.id, Code.NO_ERROR))
             self._forget(call, Move.WE_RESET)
@@ -52,7 +54,8 @@ class Streams(Outgoing):
             self._forget(call, Move.WE_ENDED)
 
     def cut(self, call: Call, code: Code) -> None:
-        """Resets a call."""
+        """Resets a call. What made us do so is the peer's, and a strain if it happens often (CVE-2025-8671)."""
+        self._strain += Cost.STREAM
         self._control(wire.rst_stream(call.id, code))
         self._forget(call, Move.WE_RESET)
 
@@ -68,9 +71,8 @@ class Streams(Outgoing):
         return True
 
     def refused(self, call: Call, reason: Reason, status: int, words: str) -> None:
-        """Ends a call for what its messages are: another way to be made to reset streams (CVE-2025-8671)."""
+        """Ends a call for what its messages are."""
         self._server.counters.refused[reason] += 1
-        self._strain += Cost.STREAM
         call.finish(status, words)
 
     def fail(self, call: Call, error: Exception) -> None:
@@ -118,9 +120,10 @@ class Streams(Outgoing):
             self.cut(call, fault.code)
         else:
             self._control(wire.rst_stream(stream_id, fault.code))
+            self._strain += Cost.STREAM
             if stream_id == self._last_id or stream_id in self._remembered:  # else it was never opened, or long ago
                 self._remember(stream_id, State.RESET_BY_US)
-        self._charge(Cost.STREAM, wire.RST_STREAM)
+        self._charge(0, wire.RST_STREAM)
 
     def _forget(self, call: Call, move: Move) -> None:
         """A call is over; its service hears of it in the next `take`."""
