@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-NAMES = ("engine", "policies", "start", "reaction", "publish", "fanout", "ingest", "robust", "gates", "recordings")
+NAMES = ("engine", "policies", "start", "reaction", "publish", "fanout", "ingest", "robust", "gates", "recordings", "replay")
 OUT = Path(__file__).parent / "out"
 
 

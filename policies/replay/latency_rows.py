@@ -16,11 +16,24 @@ from policies.evidence import LATENCY_BINS, Counts
 from policies.gates import GateState
 from policies.replay.arrays import Ints, Rows
 from policies.statistics import LatencyConfig
-from policies.statistics.latency_gate import DECIMALS, FORGET_S, GOOD_ODDS, MIN_KNOWN, RENEW, SHIFTS, TAILS, WORSE_ODDS, moved, scores
+from policies.statistics.latency_gate import (
+    DECIMALS,
+    FORGET_S,
+    GOOD_ODDS,
+    MIN_KNOWN,
+    RENEW,
+    RENEW_S,
+    SHIFTS,
+    TAILS,
+    WORSE_ODDS,
+    moved,
+    scores,
+)
 from policies.statistics.mixture import Bools, Floats, Process, log_mean
 from policies.statistics.single import NOTHING_KNOWN, Known
 
 _NO_BINS = np.array([], dtype=np.intp)
+_ENDS = np.array([0, LATENCY_BINS - 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,16 +192,18 @@ class LatencyRows:
     def renewed(self, seen: Ints, now: Floats) -> "LatencyRows":
         """With stable's distribution taken anew where enough has come, as `single.renewed` does."""
         requests = seen.sum(axis=1)
-        rows = np.flatnonzero(requests >= self.until)
+        old = (now - self.taken_at >= RENEW_S) & (requests > self.taken_requests)
+        rows = np.flatnonzero((requests >= self.until) | old)
         if not len(rows):
             return self
         wide = self._wide(seen[rows])
         kept = np.exp(-np.maximum(now[rows] - self.taken_at[rows], 0.0) / FORGET_S)
         known, taken, taken_requests = self.known.copy(), self.taken.copy(), self.taken_requests.copy()
         taken_at, until, objects = self.taken_at.copy(), self.until.copy(), list(self.objects)
-        known[rows] = np.maximum(np.round(known[rows] * kept[:, np.newaxis] + (wide - taken[rows]), DECIMALS), 0.0)
+        known[rows] = np.maximum(np.round(known[rows] * kept[:, np.newaxis] + wide - taken[rows], DECIMALS), 0.0)
         taken[rows], taken_requests[rows], taken_at[rows] = wide, requests[rows], now[rows]
-        until[rows] = requests[rows] + np.maximum(RENEW * known[rows].sum(axis=1), 1.0)
+        # one after the other, as the engine adds them up: numpy's sum differs in the last digit
+        until[rows] = requests[rows] + np.maximum(RENEW * known[rows].cumsum(axis=1)[:, -1], 1.0)
         for row in rows.tolist():
             objects[row] = None
         after = replace(
@@ -204,9 +219,22 @@ class LatencyRows:
             return
         whole = np.zeros((len(rows), LATENCY_BINS))
         whole[:, self.first : self.bins[1]] = self.known[rows]
+        if self.config.quantile is not None:
+            self._score_tails(rows, whole, self.config.quantile)
+            return
         tables = scores(self.config, whole, candidate=_NO_BINS, baseline=np.arange(self.first, self.bins[1]))
         for mine, table, shape in zip((self.fail, self.good), tables, _shapes(self.config), strict=True):
             mine.put(rows, Scores.of(table[1], *shape))
+
+    def _score_tails(self, rows: Rows, known: Floats, level: float) -> None:
+        """The same of a quantile: a score has two values, that of the first bin up to the quantile and that of the last one above it."""
+        below = known.cumsum(axis=1)
+        place = np.minimum((below < level * below[:, -1:]).sum(axis=1), LATENCY_BINS - 2)
+        above = (np.arange(self.first, self.bins[1]) > place[:, np.newaxis])[:, np.newaxis]
+        none = np.zeros((len(rows), 0, self.known.shape[1]))
+        for mine, table in zip((self.fail, self.good), scores(self.config, known, candidate=_NO_BINS, baseline=_ENDS), strict=True):
+            ends = table[1][:, np.newaxis]
+            mine.put(rows, Scores(log_u=none, less=none, above=above, log_above=ends[..., 1], log_below=ends[..., 0]))
 
     def _wide(self, counts: Ints) -> Floats:
         wide = np.zeros((len(counts), self.known.shape[1]))

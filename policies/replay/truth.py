@@ -267,6 +267,8 @@ def poisson(random: np.random.Generator, expected: Floats) -> Ints:
     Large ones come from the normal distribution with its skewness mended (Cornish & Fisher 1938), which is off by less than 1 / `MANY` of a
     standard deviation.
     """
+    if not expected.any():
+        return np.zeros(expected.shape, dtype=np.int64)
     many = expected >= MANY
     if not many.any():
         few: Ints = random.poisson(expected)

@@ -13,7 +13,8 @@ import yaml
 
 from tests.cli.running import run
 from xds_server.cli.docs import render_cli_docs
-from xds_server.config import SETTINGS, ConfigError, GitPlace, address, policies_place, read_config
+from xds_server.config import SETTINGS, TRANSPORTS, ConfigError, GitPlace, address, policies_place, read_config
+from xds_server.runtime.server import TRANSPORTS as BUILT
 
 PROXIES = """\
 apiVersion: crossfade/v1
@@ -422,6 +423,16 @@ def test_an_address_is_read_with_its_brackets():
 def test_every_default_is_a_value_its_own_check_accepts():
     assert read_config({"policies": "p"}).log_level == "info"
     assert all(setting.help and setting.why for setting in SETTINGS)
+
+
+def test_the_transport_is_one_there_is():
+    assert read_config({"policies": "p"}).transport == "wire"
+    assert set(BUILT) == set(TRANSPORTS)
+    for name in TRANSPORTS:
+        assert read_config({"policies": "p", "transport": name}).transport == name
+    with pytest.raises(ConfigError, match="'udp' is no transport") as raised:
+        read_config({"policies": "p", "transport": "udp"})
+    assert raised.value.hint == "wire, grpcio"
 
 
 def test_the_docs_have_every_verb_and_setting():

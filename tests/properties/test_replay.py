@@ -1,7 +1,7 @@
 """A replay that folds quiet blocks is the real engine fed with every block: the same runs end the same way, at the same time, for the same reason."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from policies.replay.flock import can_flock
@@ -100,7 +100,7 @@ scenarios = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(document=policies, scenario=scenarios, seed=st.integers(0, 2**32))
 def test_a_folded_replay_ends_as_the_engine_fed_with_every_block(document, scenario, seed):
     assert can_flock(document)

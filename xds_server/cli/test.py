@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from policies.replay.simulate import Run
     from policies.spec.policy import RolloutPolicy
 
-CHUNK: Final = 250
+CHUNK: Final = 500
 """Runs that are replayed together."""
 
 RUNS_MAX: Final = 1_000_000
