@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.peers import Block, Window
+from policies.gates import MAX_PENDING_S, SMALL_BLOCK, SMALL_S
 from policies.statistics import ErrorConfig, ErrorGate, Verdict, blocks
 from policies.statistics.dispersion import Dispersion
 from policies.statistics.mixture import LOG_NOTHING, log_mean, restart
 from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS
-
-MAX_PENDING_S = 120.0
-"""As `policies.gates` closes blocks."""
 
 
 def traffic(random, *, runs, rps, horizon_s, rates, weight=0.1, tick_s=10.0, twin=True):
@@ -58,11 +56,12 @@ class Ours:
         phi = 1.0 if self.noise is None else self.noise.phi
         counts = np.stack([block.n_b, block.k_b, block.n_c, block.k_c])
         counts = counts if self.held is None else counts + self.held
-        whole = (counts[0] > 0) & (counts[2] > 0)
-        waits_s = self.age_s + block.seconds
-        closes = whole | (waits_s > MAX_PENDING_S)
+        both, active = (counts[0] > 0) & (counts[2] > 0), block.n_b + block.n_c > 0
+        few = (counts[0] + counts[2] < SMALL_BLOCK) & (self.age_s < SMALL_S) & (block.seconds < SMALL_S)
+        whole = both & active & ~few
+        closes = whole | (~both & active & (self.age_s > MAX_PENDING_S))
         self.held = np.where(closes, 0, counts)
-        self.age_s = np.where(closes | (self.held.sum(axis=0) == 0), 0.0, waits_s)
+        self.age_s = np.where(closes | (self.held.sum(axis=0) == 0), 0.0, self.age_s + block.seconds)
         n_b, k_b, n_c, k_c = np.where(closes, counts, 0)
         self.gate = self.gate.update((n_b, k_b), (n_c * whole, k_c * whole), elapsed_s=block.seconds, dispersion=phi)
         return self.fires()

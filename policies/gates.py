@@ -36,6 +36,13 @@ MAX_PENDING_S = 120.0
 """How long requests of one arm wait for one of the other to make a block [s]: both must have met the same conditions."""
 
 
+SMALL_BLOCK = 8
+"""Requests of both arms below which a block waits for more, up to `SMALL_S`: the smaller a block, the less it tells of its requests [requests]."""
+
+SMALL_S = 10.0
+"""How long it does [s]."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
     """Requests that do not make a block yet: of one arm only. `since`: when the first came [s since the epoch]; None = there are none."""
@@ -169,8 +176,8 @@ def cut(state: GateState) -> GateState:
 def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, now: float, dispersion: float = 1.0) -> GateState:
     """The gate after more requests of either arm.
 
-    A block closes as soon as both arms have a request; of a gate with a limit, the candidate. Whether it does depends on numbers and times only,
-    never on outcomes.
+    A block closes as soon as both arms have a request; of a gate with a limit, the candidate; and it is no `SMALL_BLOCK` that may wait. Whether it
+    does depends on numbers and times only, never on outcomes.
 
     Args:
         gate: What `state` was opened with; with another, nothing is learnt and `read` says ERROR.
@@ -192,7 +199,8 @@ def feed(gate: Gate, state: GateState, baseline: Counts, candidate: Counts, *, n
     baseline, candidate = _sum(pending.stable, baseline), _sum(pending.candidate, candidate)
     since = now if pending.since is None else pending.since
     whole = candidate.requests > 0 and (baseline.requests > 0 or gate.limit is not None)
-    if not whole and now - since <= MAX_PENDING_S:
+    few = gate.limit is None and baseline.requests + candidate.requests < SMALL_BLOCK and now - since < SMALL_S
+    if few if whole else now - since <= MAX_PENDING_S:
         return replace(state, pending=Pending(stable=baseline, candidate=candidate, since=since), seen=seen)
     if not _fits(gate, state):
         return replace(state, pending=NO_PENDING, seen=seen)

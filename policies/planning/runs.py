@@ -12,7 +12,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from policies.gates import MAX_PENDING_S
+from policies.gates import MAX_PENDING_S, SMALL_BLOCK, SMALL_S
 from policies.planning.load import Load
 from policies.statistics import ErrorGate, LatencyGate
 from policies.statistics.latency_gate import MIN_KNOWN
@@ -114,8 +114,9 @@ class ErrorRuns:
             fresh[2 * arm + 1] = random.poisson(rate * elapsed_s * level)
             fresh[2 * arm] = fresh[2 * arm + 1] + random.poisson(rate * elapsed_s * (1 - level))
         seen = self.waiting + fresh
-        whole = (seen[0] > 0) & (seen[2] > 0)
-        old = ~whole & (self.waited_s + elapsed_s > MAX_PENDING_S)
+        few = (seen[0] + seen[2] < SMALL_BLOCK) & (self.waited_s < SMALL_S)
+        whole = (seen[0] > 0) & (seen[2] > 0) & ~few
+        old = ~((seen[0] > 0) & (seen[2] > 0)) & (self.waited_s + elapsed_s > MAX_PENDING_S)
         tested, other = np.where(whole, seen[:2], 0.0), np.where(whole | old, seen[2:], 0.0)
         done = whole | old
         return replace(
@@ -222,7 +223,7 @@ class LatencyRuns:
 
     def advance(self, elapsed_s: float, random: np.random.Generator) -> "LatencyRuns":
         due = self.due[0] + self.rates[0] * elapsed_s, self.due[1] + self.rates[1] * elapsed_s
-        whole = min(due) >= 1
+        whole = min(due) >= 1 and sum(due) >= min(SMALL_BLOCK, SMALL_S * sum(self.rates))
         counts = (floor(due[0]), floor(due[1])) if whole else (0, 0)
         usual = self.load.latencies(float(self.levels[1][0])) if self.size else np.zeros(1)
         table = self._table() if whole else self.table

@@ -14,7 +14,7 @@ import numpy as np
 
 from policies import gates, verdicts
 from policies.evidence import NOTHING, Counts
-from policies.gates import MAX_PENDING_S, NO_PENDING, GateState, Pending, Seen
+from policies.gates import MAX_PENDING_S, NO_PENDING, SMALL_BLOCK, SMALL_S, GateState, Pending, Seen
 from policies.replay.arrays import Ints, Rows, changed
 from policies.replay.error_rows import ErrorRows
 from policies.replay.latency_rows import LatencyRows
@@ -107,7 +107,8 @@ class Watch:
         pending_stable, pending_candidate = self.pending_stable + stable, self.pending_candidate + candidate
         since = np.where(active & np.isnan(self.since), now, self.since)
         whole = (self.requests(pending_stable) > 0) & (self.requests(pending_candidate) > 0)
-        closing = active & (whole | (now - since > MAX_PENDING_S))
+        few = (self.requests(pending_stable) + self.requests(pending_candidate) < SMALL_BLOCK) & (now - since < SMALL_S)
+        closing = active & np.where(whole, ~few, now - since > MAX_PENDING_S)
         seen_stable, seen_candidate = self.seen_stable + stable, self.seen_candidate + candidate
         tests, log_fail, log_pass = self.tests, self.log_fail, self.log_pass
         rows = np.flatnonzero(closing)
