@@ -71,7 +71,7 @@ def conversations():
 
 def test_a_frame_that_is_taken_where_none_is_welcome_is_found(monkeypatch):
     monkeypatch.setitem(states.VERDICTS[states.State.HALF_CLOSED_REMOTE], DATA, states.Verdict(takes=True))
-    with pytest.raises(AssertionError, match=r' here, .* there'):
+    with pytest.raises(AssertionError, match=r" here, .* there"):
         conversations()
 
 

@@ -3,12 +3,17 @@
 // Each line on standard input is a number of calls; the answer is one line with what each backend said, or the status of a call that
 // failed: for a moment after a change of routes this client fails calls to a cluster it is only getting to know. The bootstrap comes
 // from GRPC_XDS_BOOTSTRAP_CONFIG. Calls carry bare bytes, so that no generated message is needed.
+//
+// With an address as its argument it streams what it is told instead: a line is the path of a method, the number of answers to wait for,
+// and messages, in base64; the answer is a line with the status of the call and the answers.
 package main
 
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"strconv"
@@ -33,6 +38,10 @@ func (bare) Unmarshal(data []byte, into any) error {
 }
 
 func main() {
+	if len(os.Args) > 1 {
+		stream(os.Args[1])
+		return
+	}
 	channel, err := grpc.NewClient("xds:///svc",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(bare{}), grpc.WaitForReady(true)))
@@ -52,6 +61,61 @@ func main() {
 		}
 		fmt.Println(strings.Join(answers, " "))
 	}
+}
+
+func stream(address string) {
+	channel, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodec(bare{})))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer channel.Close()
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 1<<24)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		answers, err := strconv.Atoi(words[1])
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(strings.Join(say(channel, words[0], answers, words[2:]), " "))
+	}
+}
+
+func say(channel *grpc.ClientConn, path string, answers int, messages []string) []string {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	both := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+	call, err := channel.NewStream(ctx, both, path)
+	if err != nil {
+		return []string{status.Code(err).String()}
+	}
+	for _, text := range messages {
+		message, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := call.SendMsg(&message); err != nil {
+			return []string{status.Code(err).String()}
+		}
+	}
+	heard := []string{""}
+	for range answers {
+		answer := []byte(nil)
+		if err := call.RecvMsg(&answer); err != nil {
+			return []string{status.Code(err).String()}
+		}
+		heard = append(heard, base64.StdEncoding.EncodeToString(answer))
+	}
+	call.CloseSend()
+	rest := []byte(nil)
+	if err := call.RecvMsg(&rest); err == io.EOF {
+		heard[0] = "OK"
+	} else {
+		heard[0] = status.Code(err).String()
+	}
+	return heard
 }
 
 func ask(channel *grpc.ClientConn) string {

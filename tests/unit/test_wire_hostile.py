@@ -352,16 +352,6 @@ def test_pseudo_fields_are_held_to_what_a_value_may_be(field):
     assert resets(wire.frames(frame(HEADERS_FRAME, END_HEADERS, 1, spoilt))) == {1: PROTOCOL}
 
 
-def test_a_peer_that_lets_us_send_a_byte_at_a_time_is_told_to_calm_down():
-    """Data dribble (CVE-2019-9511)."""
-    wire = Wire()
-    wire.give(PREFACE + frame(SETTINGS, 0, 0, b"\0\4" + ONE) + opening(1))
-    wire.host.receivers[0].call.send(bytes(100_000))
-    wire.taken()
-    assert goaway(wire.frames(frame(WINDOW_UPDATE, 0, 1, ONE) * 10_000)) == CALM
-    assert_over(wire, Reason.FLOOD)
-
-
 def test_a_peer_with_a_window_of_zero_costs_references_and_is_cut_off():
     wire = Wire()
     wire.give(PREFACE + frame(SETTINGS, 0, 0, b"\0\4\0\0\0\0") + opening(1))
@@ -512,3 +502,25 @@ def test_window_is_given_back_for_what_nobody_takes():
         if kind == WINDOW_UPDATE and stream == 0
     )
     assert given >= 900_000
+
+
+def test_large_answers_that_nobody_reads_are_bounded_over_all_streams():
+    """Internal data buffering (CVE-2019-9517): many streams, each with one answer that is nobody else's."""
+    wire = Wire(Host(lambda call, _: call.send(bytes(1000))), waiting_bytes=3500)
+    wire.give(PREFACE + frame(SETTINGS, 0, 0, b"\0\4" + bytes(4)))
+    for stream in (1, 3, 5):
+        wire.give(opening(stream) + frame(DATA, 0, stream, prefixed(b"?")))
+    assert wire.connection.waiting_bytes == 3000
+    assert resets(wire.frames(opening(7) + frame(DATA, 0, 7, prefixed(b"?")))) == {7: CALM}
+    assert wire.refused == {Reason.UNREAD: 1}
+    assert wire.connection.waiting_bytes == 3000
+    said = wire.frames(frame(SETTINGS, 0, 0, b"\0\4" + (2000).to_bytes(4, "big")))
+    assert sum(len(payload) for kind, _, _, payload in said if kind == DATA) == 3 * 1005
+    assert wire.connection.waiting_bytes == 0
+
+
+def test_a_stream_number_that_was_passed_over_cannot_be_opened_after_a_fault_on_it_either():
+    wire = greeted()
+    wire.give(opening(5))
+    assert resets(wire.frames(frame(DATA, 0, 3, b"x"))) == {3: STREAM_CLOSED}
+    assert goaway(wire.frames(opening(3))) == PROTOCOL

@@ -152,3 +152,18 @@ def test_what_is_not_sent_again_is_forgotten():
     assert shared.held == len(shared.frames(kept, 1)[0])
     shared.expire(), shared.expire()
     assert shared.held == 0
+
+
+def test_long_messages_that_are_sent_once_do_not_pile_up():
+    shared = SharedFrames(room=50_000)
+    for number in range(40):
+        message = bytes([number]) * 10_000
+        assert b"".join(shared.frames(message, 1))[14:] == message
+        assert shared.kept <= 50_000
+    assert shared.kept > 40_000
+    whole = bytes(60_000)
+    assert sum(map(len, shared.frames(whole, 1))) == 60_000 + 5 + 4 * 9
+    assert shared.kept <= 50_000
+    shared.expire()
+    shared.expire()
+    assert (shared.kept, shared.held) == (0, 0)

@@ -5,6 +5,7 @@ the world only. `tests/go` is the program; it is built here, which needs the Go 
 """
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -12,12 +13,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
 
 from tests.wire.discovery import serving, until
 from tests.wire.test_ads_grpc_client import Caller, backend, snapshot
+from tests.wire.test_telemetry import LOGS, REPORTS
+from tests.wire.transports import Transport
 from xds_server.core.facts import Variant
 from xds_server.core.stream import State
 from xds_server.core.types import EDS
+from xds_server.services.telemetry import telemetry_methods
 
 __test__ = os.environ.get("CROSSFADE_GO") == "1"
 
@@ -89,6 +95,37 @@ async def test_a_go_client_rejects_weights_that_sum_to_nothing_and_keeps_the_old
     await until(lambda: hub.sync_state("all", 3).acked == 1)
     assert hub.sync_state("all", 3).rejected == 0
     await eventually(caller, {"canary"})
+
+
+async def test_a_go_client_logs_and_reports(program):
+    """On one connection, a stream after the other."""
+    seen = []
+    transport = Transport(telemetry_methods(access_log=seen.append, load_report=seen.append))
+    port = await transport.serve("127.0.0.1:0")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(program, f"127.0.0.1:{port}", stdin=pipe, stdout=pipe)
+
+    async def say(path, answers, messages):
+        words = (path, str(answers), *(base64.b64encode(each).decode() for each in messages))
+        process.stdin.write(" ".join(words).encode() + b"\n")
+        async with asyncio.timeout(30):
+            status, *heard = (await process.stdout.readline()).decode().split()
+        return status, [base64.b64decode(each) for each in heard]
+
+    try:
+        said = [StreamAccessLogsMessage(identifier={"log_name": "x" * size}).SerializeToString() for size in (1, 40_000, 300_000)]
+        assert await say(LOGS, 0, said) == ("OK", [])
+        assert seen == said
+        report = LoadStatsRequest(node={"id": "go-1"}).SerializeToString()
+        status, [answer] = await say(REPORTS, 1, [report])
+        assert status == "OK"
+        assert LoadStatsResponse.FromString(answer).send_all_clusters
+        assert seen[-1] == report
+    finally:
+        process.kill()
+        await process.wait()
+        process._transport.close()
+        await transport.stop(0.1)
 
 
 async def eventually(caller: Caller, wanted: set[str]) -> None:

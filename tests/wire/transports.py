@@ -7,10 +7,8 @@ import os
 
 import pytest
 
-from xds_server.adapters.grpc_transport import GrpcTransport
-from xds_server.adapters.wire_transport import WireTransport
+from xds_server.runtime.server import TRANSPORTS
 
-TRANSPORTS = {"grpcio": GrpcTransport, "wire": WireTransport}
 _turn = os.environ.get("CROSSFADE_TRANSPORT", "wire")
 
 

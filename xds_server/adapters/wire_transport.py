@@ -32,6 +32,8 @@ _log = structlog.get_logger()
 KEEPALIVE_S: Final = 30.0
 ANSWER_S: Final = 10.0
 _TICK_S: Final = 1.0
+_MAX_TOLD: Final = 20
+"""Faults of services in the log [1/s]: each has its traceback, which takes milliseconds to write."""
 _LONGEST_S: Final = 365 * 86_400.0
 _TLS_AHEAD: Final = 256 * 1024
 """Encrypted bytes are a copy for each connection."""
@@ -68,11 +70,12 @@ class WireTransport:
         self._methods = {method.path: method for method in methods}
         self._tls = tls
         self._tls_outgoing = ssl.MemoryBIO()
-        self._told: Counter[Reason] = Counter()
+        self._reported: Counter[Reason] = Counter()
         self._tick_s = min(_TICK_S, keepalive_s / 2, answer_s / 2)
         self._listeners: list[asyncio.Server] = []
         self._due: list[_Link] = []
         self._expired_at = 0.0
+        self._told = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._nobody_left: asyncio.Future[None] | None = None
         self.links: set[_Link] = set()
@@ -84,8 +87,8 @@ class WireTransport:
 
     def take_refused(self) -> dict[str, int]:
         """What was refused or ended early since the last call, by what it was called, one of few names: for metrics."""
-        told, self._told = self._told, self.counters.refused.copy()
-        return {f"wire_{reason}": count for reason, count in (self._told - told).items()}
+        before, self._reported = self._reported, self.counters.refused.copy()
+        return {f"wire_{reason}": count for reason, count in (self._reported - before).items()}
 
     async def serve(self, address: str) -> int:
         """Listens on HOST:PORT and returns the port, which the system chose for port 0.
@@ -151,8 +154,10 @@ class WireTransport:
         return method.service(call)
 
     def failed(self, call: Call, error: Exception) -> None:
-        """Called by a connection when a session raised."""
-        _log.error("stream.failed", peer=call.peer, path=call.request.path, exc_info=error)
+        """Called by a connection when a session raised. All are counted (`Reason.FAULT`); a peer that knows how to make one cannot flood the log."""
+        self._told += 1
+        if self._told <= _MAX_TOLD:
+            _log.error("stream.failed", peer=call.peer, path=call.request.path, exc_info=error)
 
     # What links ask of it.
 
@@ -191,6 +196,7 @@ class WireTransport:
                 _failed(link)
         if now - self._expired_at >= _TICK_S:
             self._expired_at = now
+            self._told = 0
             self.server.frames.expire()
 
 
@@ -229,12 +235,13 @@ class _Link(asyncio.Protocol):
         self._host.gone(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._tls is not None:
-            data = self._decrypted(self._tls, data)
-            if not data:
-                return
-        if self.connection.receive(data):
+        tls = self._tls
+        if tls is not None:
+            data = self._decrypted(tls, data)
+        if data and self.connection.receive(data):
             self.flush()
+        if tls is not None and tls.is_over:
+            self._close()
 
     def pause_writing(self) -> None:
         self.connection.pause()
@@ -251,6 +258,8 @@ class _Link(asyncio.Protocol):
                 self.abort()
             return
         out = connection.take()
+        if tls is not None and self._transport.is_closing():
+            return
         if out:
             if tls is not None:
                 out = tls.protect(out)
@@ -290,8 +299,6 @@ class _Link(asyncio.Protocol):
                 return b""
             self.connection.certificate = tls.certificate
             self.flush()
-        if tls.is_over:
-            self._close()
         return said
 
     def _hold(self) -> None:

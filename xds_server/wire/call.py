@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from xds_server.wire import grpc
 from xds_server.wire.errors import Code, StreamError
 from xds_server.wire.frames import DATA, MAX_FRAME, head
-from xds_server.wire.grpc import PREFIX_BYTES, pack_prefix, unpack_prefix
+from xds_server.wire.grpc import PREFIX_BYTES, Partial, pack_prefix, unpack_prefix
 from xds_server.wire.headers import Refusal, Request
 from xds_server.wire.limits import Counters, Limits, Reason
 from xds_server.wire.shared import Buffers, SharedFrames
@@ -53,15 +53,22 @@ class Link(Protocol):
     Attributes:
         window: Bytes of DATA the peer lets us send on the connection.
         room: Bytes the host lets us hand it before the next `take`.
+        waiting_bytes: Of messages that wait for windows or room.
     """
 
     window: int
     room: int
+    waiting_bytes: int
     peer: str
     certificate: bytes
 
     @property
     def limits(self) -> Limits: ...
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether so many bytes may wait."""
+        ...
 
     @property
     def counters(self) -> Counters: ...
@@ -146,7 +153,7 @@ class Call:
         self._heard = False
         self._link: Final = link
         self._need = 0
-        self._partial: bytearray | None = None
+        self._partial: Partial | None = None
         self._queue: deque[_Item] | None = None
         self._sent = 0
         self._started = False
@@ -192,7 +199,7 @@ class Call:
     def send(self, message: bytes) -> None:
         """Sends one message or queues it; never blocks. After the end it does nothing.
 
-        A peer that does not read while `Limits.outbox` messages wait is cut off with RESOURCE_EXHAUSTED.
+        A peer that does not read while `Limits.outbox` messages or `waiting_bytes` of them wait is cut off with RESOURCE_EXHAUSTED.
         """
         if self._status is not None:
             return
@@ -204,12 +211,12 @@ class Call:
             self.window -= size
             link.put(link.frames.frames(message, self.id), size)
             return
-        if self._queue is not None and len(self._queue) >= link.limits.outbox:
-            link.counters.refused[Reason.UNREAD] += 1
-            self._close(grpc.RESOURCE_EXHAUSTED, f"{len(self._queue)} messages were sent and not read")
-            self.abandon()
-            return
+        waiting = 0 if self._queue is None else len(self._queue)
         self._enqueue(pack_prefix(0, len(message)), message)
+        if waiting >= link.limits.outbox:
+            self._overflow(f"{waiting} messages were sent and not read")
+        elif not link.may_wait:
+            self._overflow(f"messages of over {link.limits.waiting_bytes} bytes were sent and not read")
 
     def finish(self, status: int = grpc.OK, message: str = "") -> None:
         """Ends the call after what was sent; the first call counts. `Receiver.closed` follows, once, not from within this call."""
@@ -248,7 +255,8 @@ class Call:
         """
         assert self._status is not None
         status, message = self._status
-        is_cut, self._queue = self._queue is not None and self._sent > 0, None
+        is_cut = self._queue is not None and self._sent > 0
+        self._forget_queue()
         if not is_cut and self.request.refusal is None:
             self._link.head(self.id, grpc.trailers_block(status, message, alone=not self._started), is_last=True)
         self._link.cut(self, Code.ENHANCE_YOUR_CALM if status == grpc.RESOURCE_EXHAUSTED else Code.CANCEL)
@@ -257,7 +265,7 @@ class Call:
         """The stream is gone; nothing goes out any more."""
         self.state = state
         self._close(*(self._status or (grpc.CANCELLED, "")))
-        self._queue = None
+        self._forget_queue()
         if self._partial is not None:
             self._link.assemble(self, -len(self._partial))
             self._partial = None
@@ -282,6 +290,7 @@ class Call:
         if self._sent == len(prefix) + len(body):
             self._sent = 0
             queue.popleft()
+            link.waiting_bytes -= len(body)
             if not queue:
                 self._queue = None
         link.put(buffers, size)
@@ -301,6 +310,17 @@ class Call:
             self._queue = deque()
             self._link.wait(self)
         self._queue.append((prefix, body))
+        self._link.waiting_bytes += len(body)
+
+    def _forget_queue(self) -> None:
+        if self._queue is not None:
+            self._link.waiting_bytes -= sum(len(body) for _, body in self._queue)
+            self._queue = None
+
+    def _overflow(self, words: str) -> None:
+        self._link.counters.refused[Reason.UNREAD] += 1
+        self._close(grpc.RESOURCE_EXHAUSTED, words)
+        self.abandon()
 
     def _close(self, status: int, message: str) -> None:
         self._status = status, message
@@ -383,7 +403,7 @@ class Call:
         assert partial is not None
         while start < stop:
             end = min(stop, start + self._need - len(partial))
-            partial += memoryview(data)[start:end]
+            partial.add(data[start:end])
             if not self._link.assemble(self, end - start):
                 self.let_go()
             if self._status is not None:
@@ -391,7 +411,7 @@ class Call:
             start = end
             if len(partial) < self._need:
                 break
-            mark, length = unpack_prefix(partial, 0)
+            mark, length = unpack_prefix(partial.first, 0)
             self._need = PREFIX_BYTES + length
             if len(partial) == PREFIX_BYTES and (mark or length > 0):
                 if self._is_refused(mark, length):
@@ -399,13 +419,13 @@ class Call:
                 continue
             self._partial = None
             self._link.assemble(self, -len(partial))
-            return start, bytes(memoryview(partial)[PREFIX_BYTES:])
+            return start, partial.body()
         return stop, None
 
     def _keep(self, rest: bytes) -> None:
         """The beginning of a message, perhaps of its prefix only."""
         self._need = PREFIX_BYTES if len(rest) < PREFIX_BYTES else PREFIX_BYTES + unpack_prefix(rest, 0)[1]
-        self._partial = bytearray(rest)
+        self._partial = Partial(rest)
         if not self._link.assemble(self, len(rest)):
             self.let_go()
 

@@ -24,6 +24,38 @@ unpack_prefix: Final = struct.Struct(">BI").unpack_from
 """The mark of compression and the length before a message."""
 pack_prefix: Final = struct.Struct(">BI").pack
 
+_SMALL_PIECE: Final = 4096
+
+
+class Partial:
+    """A message that is not whole, with its prefix: its pieces, few of them however small they come, so that they are copied only once more."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self, begun: bytes) -> None:
+        self._pieces = [begun]
+        self._size = len(begun)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def first(self) -> bytes:
+        """At least what of the prefix there is."""
+        return self._pieces[0]
+
+    def add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if len(self._pieces[-1]) < _SMALL_PIECE:
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(piece)
+
+    def body(self) -> bytes:
+        """All that follows the prefix."""
+        return b"".join((memoryview(self._pieces[0])[PREFIX_BYTES:], *self._pieces[1:]))
+
+
 _UNITS_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _MAX_TIMEOUT_DIGITS: Final = 8
 _MAX_STATUS_MESSAGE: Final = 1024

@@ -9,8 +9,8 @@ and what meets each:
     empty and tiny DATA frames (CVE-2019-9518)                         strain
     CONTINUATION flood (CVE-2024-27316 and kin)                        `header_bytes`, `continuations`
     HPACK bomb                                                         `header_list_bytes`, checked while it is decoded
-    windows of zero, peers that do not read (CVE-2019-9517)            `outbox` messages, references to shared bytes
-    windows of a byte at a time (CVE-2019-9511)                        strain: a window update is free for each KB that we sent
+    windows of zero, peers that do not read (CVE-2019-9517)            `outbox` messages, `waiting_bytes`
+    windows of a byte at a time (CVE-2019-9511)                        strain: a window update is free for every 2 KB that we send
     slowloris                                                          `greeting_s`
     half messages that never end                                       `assembling_bytes` of a connection and of all
 """
@@ -67,6 +67,7 @@ class Limits:
         header_list_bytes: Of a header block as decoded, by the count of RFC 9113 section 6.5.2 [bytes].
         continuations: CONTINUATION frames of one header block [frames].
         outbox: Messages that wait for one peer; discovery has one unanswered response per type, so more means nobody reads.
+        waiting_bytes: The same in bytes over all streams of a connection, as if no message were shared; one stream alone is bound by `outbox`.
         ahead_bytes: Handed to the host before it says that it can take more [bytes].
         window_bytes: What a peer may send on one stream ahead of us [bytes].
         connection_window_bytes: And on all streams of a connection [bytes].
@@ -90,6 +91,7 @@ class Limits:
     header_list_bytes: int = 16 * 1024
     continuations: int = 8
     outbox: int = 64
+    waiting_bytes: int = 128 * 1024 * 1024
     ahead_bytes: int = 1024 * 1024
     window_bytes: int = 1024 * 1024
     connection_window_bytes: int = 4 * 1024 * 1024

@@ -34,6 +34,7 @@ class Outgoing:
     Attributes:
         window: Bytes of DATA the peer lets us send on the connection.
         room: Bytes the host takes before the next `take`.
+        waiting_bytes: Of messages that wait for windows or room.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Outgoing:
         "frames",
         "out",
         "room",
+        "waiting_bytes",
         "window",
     )
 
@@ -63,7 +65,13 @@ class Outgoing:
         self.frames: Final[SharedFrames] = server.frames
         self.out: list[bytes | memoryview] = []
         self.room = server.limits.ahead_bytes
+        self.waiting_bytes = 0
         self.window = FIRST_WINDOW
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether so many bytes may wait for this peer; what waits on one stream alone is bound by `Limits.outbox`."""
+        return self.waiting_bytes <= self._server.limits.waiting_bytes or len(self._waiting) == 1
 
     @property
     def limits(self) -> Limits:

@@ -45,14 +45,14 @@ class SharedFrames:
     """The framings of what was sent lately.
 
     Args:
-        room: For joined frames [bytes]; the oldest go first.
+        room: For joined frames, and as much for the messages themselves [bytes]; the oldest go first.
     """
 
-    __slots__ = ("_entries", "_held", "_room")
+    __slots__ = ("_entries", "_held", "_kept", "_room")
 
     def __init__(self, *, room: int) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self._held = 0
+        self._held = self._kept = 0
         self._room = room
 
     @property
@@ -60,10 +60,17 @@ class SharedFrames:
         """Bytes of joined frames that are kept."""
         return self._held
 
+    @property
+    def kept(self) -> int:
+        """Bytes of messages that are kept with them, or may come to have them."""
+        return self._kept
+
     def frames(self, message: bytes, stream_id: int) -> Buffers:
         """A message as DATA frames of a stream; the same object for all who ask for the same."""
         entry = self._entries.get(id(message))
         if entry is None:
+            if len(message) > self._room:
+                return framed(message, stream_id)
             entry = self._add(message)
         found = entry.framed.get(stream_id)
         if found is None:
@@ -72,8 +79,10 @@ class SharedFrames:
         return found
 
     def _add(self, message: bytes) -> _Entry:
-        if len(self._entries) >= _MAX_ENTRIES:
+        """Answers that are nobody else's come this way too: what they hold until the next `expire` is bounded."""
+        while self._entries and (len(self._entries) >= _MAX_ENTRIES or self._kept + len(message) > self._room):
             self._forget(next(iter(self._entries)))
+        self._kept += len(message)
         entry = self._entries[id(message)] = _Entry(message)
         return entry
 
@@ -102,4 +111,5 @@ class SharedFrames:
 
     def _forget(self, key: int) -> None:
         entry = self._entries.pop(key)
+        self._kept -= len(entry.message)
         self._held -= sum(len(found[0]) for found in entry.framed.values() if found is not None)
