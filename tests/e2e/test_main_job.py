@@ -9,6 +9,7 @@ from policies.lanes import TOTAL, Home, pick, slots, weight
 from policies.spec.policy import Assignment
 from tests.rig import Backend, Client, binomial_band, until
 from tests.stage import Stage, rollout
+from xds_server.config import TRANSPORTS
 from xds_server.resources.names import salted
 
 pytestmark = pytest.mark.timeout(180)
@@ -75,7 +76,9 @@ async def test_a_mirrored_share_is_within_its_band_and_never_answers_a_user(tmp_
         assert low <= v2.shadows <= high
 
 
-async def test_a_healthy_candidate_is_promoted_and_then_serves_everyone(tmp_path):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_healthy_candidate_is_promoted_and_then_serves_everyone(tmp_path, monkeypatch, transport):
+    monkeypatch.setenv("CROSSFADE_TRANSPORT", transport)
     steps = [
         {"shadow": {"share": "50%", "hold": {"for": "1s", "samples": 20}}},
         canary("25%", "50%", hold="1s", samples=50),

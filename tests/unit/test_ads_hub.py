@@ -308,6 +308,21 @@ def test_a_group_counts_who_has_accepted_a_snapshot_and_quotes_who_rejects_it(hu
     assert hub.sync_state("g", 2).selected == 1
 
 
+def test_a_proxy_that_rejects_something_takes_that_along_to_another_world_and_back(hub):
+    outlet = Outlet()
+    hub.publish("g", world(1, {CDS: [res("a")]}))
+    session = join(hub, outlet)
+    nonce = wire.DeltaDiscoveryResponse.FromString(outlet.sent[-1]).nonce
+    rejection = wire.DeltaDiscoveryRequest(type_url=CDS, response_nonce=nonce)
+    rejection.error_detail.message = "no such thing"
+    session.received(rejection.SerializeToString())
+    hub.publish("trial", world(2, {CDS: [res("a")]}))  # what it rejects already: nothing is sent, and nothing is answered
+    hub.assign("g", {"n"}, "trial")
+    assert len(outlet.sent) == 1
+    assert hub.sync_state("trial", 2) == Sync(selected=1, acked=0, rejected=1, words="n rejects CDS: no such thing")
+    assert hub.sync_state("g", 1) == Sync(selected=0, acked=0, rejected=0, words="")
+
+
 def test_heartbeats_of_two_worlds_never_have_the_same_nonce_on_a_stream(hub):
     outlet, leased = Outlet(), [res("a", ttl_s=3.0)]
     hub.publish("g", world(1, {CDS: leased}))

@@ -94,6 +94,38 @@ def test_a_field_is_cut_out_and_the_rest_stays_the_same(names):
     assert wire.DiscoveryRequest.FromString(without_field(whole.SerializeToString(), 2)) == rest
 
 
+def test_what_follows_the_cut_out_field_is_not_looked_at():
+    field = b"\x12\x03abc"
+    assert without_field(b"\x0a\x01v" + field + b"\xff\xff", 2) == b"\x0a\x01v\xff\xff"
+    assert without_field(b"\x0a\x01v", 2) == b"\x0a\x01v"
+
+
+@pytest.mark.parametrize("variant", Variant)
+def test_an_answer_that_all_proxies_give_is_parsed_once_whatever_node_they_put_into_it(variant):
+    kind = wire.DiscoveryRequest if variant is Variant.SOTW else wire.DeltaDiscoveryRequest
+
+    def decoded(nonce, **more):
+        message = kind(type_url=CDS, response_nonce=nonce, **more).SerializeToString()
+        return decode(message, variant, implied_type=None, node_known=True)[0]
+
+    first = decoded("n")
+    assert decoded("n") is first
+    assert decoded("n", node=Node(id="x" * 10_000)) is first
+    assert decoded("m") != first
+
+
+def test_an_answer_that_is_long_without_its_node_is_read_too():
+    names = [f"a/resource/of/some/length/{number}" for number in range(200)]
+    message = wire.DiscoveryRequest(type_url=CDS, resource_names=names, node=Node(id="x")).SerializeToString()
+    assert decode(message, Variant.SOTW, implied_type=None, node_known=True)[0].names == tuple(names)
+
+
+def test_equal_answers_on_services_of_two_types_are_not_taken_for_each_other():
+    message = wire.DiscoveryRequest(response_nonce="n").SerializeToString()
+    for url in (CDS, RTDS):
+        assert decode(message, Variant.SOTW, implied_type=url, node_known=True)[0].type_url == url
+
+
 @pytest.mark.parametrize("cut", [b"\x0a", b"\x0a\x05abc", b"\x08", b"\x0b", b"\xff" * 12, b"\x09abc", b"\x0dab"])
 def test_a_message_that_is_cut_off_or_nonsense_is_refused(cut):
     with pytest.raises((ValueError, IndexError)):

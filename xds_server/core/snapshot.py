@@ -43,22 +43,15 @@ class Resource:
     references: tuple[Reference, ...] = ()
 
 
-class Memo:
+class Memo(dict[object, Any]):
     """What is derived from one snapshot again and again; it lives and dies with it. Full, it starts anew."""
 
-    __slots__ = ("_found",)
-
-    def __init__(self) -> None:
-        self._found: dict[object, Any] = {}
-
-    def get(self, key: object) -> Any:
-        """The value, or None."""
-        return self._found.get(key)
+    __slots__ = ()
 
     def put(self, key: object, value: Any) -> None:
-        if len(self._found) >= _MEMO_MAX:
-            self._found.clear()
-        self._found[key] = value
+        if len(self) >= _MEMO_MAX:
+            self.clear()
+        self[key] = value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

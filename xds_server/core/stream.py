@@ -28,7 +28,7 @@ from typing import Final
 from xds_server.core.exchange import NONE, Exchange, Outcome, Situation, heartbeat, outcome
 from xds_server.core.facts import Fact, Nacked, Request, Response, Stale, Subscribed, Variant
 from xds_server.core.snapshot import NOTHING, Resource, Snapshot
-from xds_server.core.subscription import MAX_NAMES, UNCHANGED, Change, Subscription
+from xds_server.core.subscription import MAX_NAMES, Change, Subscription
 from xds_server.core.types import BY_URL, ORDER, ResourceType
 from xds_server.errors import PeerError
 
@@ -198,7 +198,7 @@ class _World:
     def settle(self, result: Outcome, snapshot: Snapshot, *, before: Snapshot, sotw: bool, now: float) -> Response | None:
         """Does what the situation calls for: sends something, or finds that nothing is to be sent."""
         exchange, whole = result.exchange, result.whole
-        if (exchange is not None or not whole) and self.seen is before.of(self.url) and not self.rejected:
+        if (exchange is not None or not whole) and not self.rejected and self.seen is before.resources.get(self.url, NOTHING):
             self.acked_serial = before.serial
         self.known = result.known
         self.asked = self.again = NONE
@@ -283,8 +283,10 @@ class AdsStream:
             facts = (world.answer(request.error, now=now),)
         elif request.nonce and request.nonce != world.nonce:
             facts = (Stale(type_url=request.type_url, nonce=request.nonce),)
-        change = self._subscribe(world, request)
-        if change is not UNCHANGED and change:
+        # All its names again (state of the world), or no change of them (delta): what an ACK says.
+        same = request.names == world.subscription.listed and not request.unsubscribe
+        change = None if same else self._subscribe(world, request)
+        if change:
             world.apply(change, self._snapshot)
             facts = (*facts, Subscribed(type_url=request.type_url))
         elif not answers and self._repeats_itself(world, request):

@@ -37,18 +37,19 @@ class Change:
         return bool(self.asked) or self.world or self.shrank
 
 
-UNCHANGED: Final = Change()
-
-
 class Subscription:
-    """Names and wildcard of one type on one stream."""
+    """Names and wildcard of one type on one stream.
 
-    __slots__ = ("_allows_wildcard", "_listed", "_named", "names", "wildcard")
+    Attributes:
+        listed: The names of the last request (state of the world), () from the first request on (delta); None before.
+    """
+
+    __slots__ = ("_allows_wildcard", "_named", "listed", "names", "wildcard")
 
     def __init__(self, *, allows_wildcard: bool) -> None:
         self._allows_wildcard = allows_wildcard
         self._named = False
-        self._listed: tuple[str, ...] | None = None
+        self.listed: tuple[str, ...] | None = None
         self.names: frozenset[str] = frozenset()
         self.wildcard = False
 
@@ -64,9 +65,7 @@ class Subscription:
 
     def replace(self, listed: tuple[str, ...]) -> Change:
         """State of the world: the request's whole list of names."""
-        if listed == self._listed:
-            return UNCHANGED
-        self._listed = listed
+        self.listed = listed
         wanted = frozenset(listed)
         self._named = self._named or bool(wanted)
         wildcard = self._allows_wildcard and (WILDCARD in wanted or not self._named)
@@ -82,9 +81,7 @@ class Subscription:
 
     def update(self, subscribe: tuple[str, ...], unsubscribe: tuple[str, ...]) -> Change:
         """Delta: the request's two lists of changes; a name in both ends up subscribed."""
-        first, self._listed = self._listed is None, ()
-        if not first and not subscribe and not unsubscribe:
-            return UNCHANGED
+        first, self.listed = self.listed is None, ()
         added, dropped = frozenset(subscribe), frozenset(unsubscribe)
         begins = self._allows_wildcard and (WILDCARD in added or (first and not added))
         ends = self._allows_wildcard and WILDCARD in dropped

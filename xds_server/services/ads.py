@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final
 from zlib import crc32
 
@@ -259,7 +260,7 @@ class AdsHub:
             self._waiting[node.id not in self._remembered].append(session)
             self._call_again()
 
-    def proceed(self, session: Session, facts: tuple[Fact, ...]) -> None:
+    def proceed(self, session: Session, facts: tuple[Fact, ...], *, now: float) -> None:
         """Sends what is to be sent after a request or a publication, then tells the listener."""
         group, node = session.group, session.node
         if group is None or node is None or session.over:
@@ -273,7 +274,7 @@ class AdsHub:
                 rejects = nacks = True
         if group.snapshot is not None:
             try:
-                responses = stream.offer(group.snapshot, now=self.clock())
+                responses = stream.offer(group.snapshot, now=now)
                 if responses:
                     group.send(session, responses)
             except Exception:  # noqa: BLE001 - a fault of ours costs this stream, not those that come after it in a publication
@@ -351,11 +352,11 @@ class AdsHub:
     def _offer_due(self) -> None:
         """Offers their newest snapshot to streams that have not seen it, as many as fit into one turn."""
         room = self._limits.offered if self._defer is not None else len(self._due)
-        while self._due and room > 0:
-            session = next(iter(self._due))
-            del self._due[session]
-            room -= 1
-            self.proceed(session, ())
+        due, now = self._due, self.clock()
+        for session in list(islice(due, room)):
+            if session in due:
+                del due[session]
+                self.proceed(session, (), now=now)
         if self._due:
             self._call_again()
 
@@ -375,7 +376,8 @@ class AdsHub:
             "stream.opened", peer=session.outlet.peer, node=node.id, group=home, variant=session.variant.value, service=session.service
         )
         self._events(Connected(key=home, node_id=node.id, variant=session.variant))
-        self.proceed(session, session.let_in())
+        now = self.clock()
+        self.proceed(session, session.let_in(now), now=now)
 
     def _remember(self, node: NodeInfo) -> None:
         self._refused.pop((node.id, node.cluster), None)

@@ -8,6 +8,7 @@ were sent the same, so it is parsed once for all of them. Source: `envoy/service
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from envoy.config.core.v3.base_pb2 import Node
@@ -15,6 +16,7 @@ from envoy.service.discovery.v3 import discovery_pb2 as wire
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
 
 from xds_server.core.facts import Request, Response, Variant
 from xds_server.core.snapshot import Resource
@@ -27,6 +29,7 @@ _MAX_TEXT: Final = 512
 _MAX_METADATA_BYTES: Final = 16_384
 _SCAN_FROM_BYTES: Final = 4096
 _MAX_ANSWERS: Final = 1024
+_MAX_METADATA: Final = 256
 _NODE_FIELD: Final = {Variant.SOTW: 2, Variant.DELTA: 1}
 _OUR_METADATA: Final = "crossfade"
 
@@ -57,8 +60,13 @@ def decode(message: bytes, variant: Variant, *, implied_type: str | None, node_k
     Raises: PeerError: If the bytes are no such message, or the type is missing or not the service's.
     """
     if node_known:
-        return _later[variant is _SOTW](message, implied_type), None
+        return decoder(variant)(message, implied_type), None
     return _parse(message, variant, implied_type, node_known=False)
+
+
+def decoder(variant: Variant) -> Callable[[bytes, str | None], Request]:
+    """`decode` for what comes on a stream whose node is known: message, implied type -> request."""
+    return _LATER[variant]
 
 
 def _later_of(variant: Variant) -> Callable[[bytes, str | None], Request]:
@@ -114,8 +122,7 @@ def _parse(message: bytes, variant: Variant, implied_type: str | None, *, node_k
 
 
 _NAME: Final = {Variant.SOTW: "DiscoveryRequest", Variant.DELTA: "DeltaDiscoveryRequest"}
-_SOTW: Final = Variant.SOTW
-_later: Final = {True: _later_of(Variant.SOTW), False: _later_of(Variant.DELTA)}
+_LATER: Final = {variant: _later_of(variant) for variant in Variant}
 
 
 def node_info(node: Any) -> NodeInfo:
@@ -138,12 +145,17 @@ def _metadata(node: Any) -> Mapping[str, object]:
         if ours is not None and ours.ByteSize() <= _MAX_METADATA_BYTES:
             small.metadata.fields[_OUR_METADATA].CopyFrom(ours)
         metadata = small.metadata
-    # A double is all a Struct has; whole numbers are meant as such by whoever wrote the bootstrap.
     try:
-        plain: dict[str, object] = MessageToDict(metadata)
+        return _plain(metadata.SerializeToString(deterministic=True))
     except ValueError as error:  # a number that JSON has no word for
         raise PeerError(f"the node's metadata cannot be read: {error}") from error
-    return plain
+
+
+@lru_cache(maxsize=_MAX_METADATA)
+def _plain(metadata: bytes) -> Mapping[str, object]:
+    """Equal metadata of a fleet is one object. A double is all a Struct has; whole numbers are meant as such by whoever wrote the bootstrap."""
+    plain: dict[str, object] = MessageToDict(Struct.FromString(metadata))
+    return MappingProxyType(plain)
 
 
 def encode(response: Response, variant: Variant) -> bytes:
@@ -188,12 +200,11 @@ _FIXED_BYTES: Final = {1: 8, 5: 4}
 
 
 def without_field(message: bytes, number: int) -> bytes:
-    """A protobuf message without one top-level field, by skipping and not parsing.
+    """A protobuf message without the first top-level field of a number, by skipping and not parsing; what follows it is not looked at.
 
-    Raises: IndexError, ValueError: If the message is cut off or has wire types that no message has.
+    Raises: IndexError, ValueError: If the message is cut off before, or has wire types that no message has.
     """
-    kept: list[bytes] = []
-    place = since = 0
+    place = 0
     while place < len(message):
         start, tag = place, message[place]
         place += 1
@@ -215,10 +226,8 @@ def without_field(message: bytes, number: int) -> bytes:
         if place > len(message):
             raise ValueError("cut off")
         if tag >> 3 == number:
-            kept.append(message[since:start])
-            since = place
-    kept.append(message[since:])
-    return b"".join(kept)
+            return message[:start] + message[place:]
+    return message
 
 
 def _varint(message: bytes, place: int) -> tuple[int, int]:

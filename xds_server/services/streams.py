@@ -14,7 +14,7 @@ from xds_server.core.stream import AdsStream
 from xds_server.core.transport import Outlet, Status
 from xds_server.core.types import short
 from xds_server.errors import PeerError
-from xds_server.services.messages import NodeInfo, decode, encode
+from xds_server.services.messages import NodeInfo, decode, decoder, encode
 
 _log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class Hub(Protocol):
         """A stream said who it is and waits to be let in."""
         ...
 
-    def proceed(self, session: "Session", facts: tuple[Fact, ...]) -> None:
+    def proceed(self, session: "Session", facts: tuple[Fact, ...], *, now: float) -> None:
         """Something was said."""
         ...
 
@@ -45,6 +45,7 @@ class Session:
     """One open stream. `node` is set by its first request and never changes; `group` once it was let in; `over` once it has ended."""
 
     __slots__ = (
+        "_decode",
         "_hub",
         "group",
         "home",
@@ -66,6 +67,7 @@ class Session:
         self.over = False
         self.outlet = outlet
         self.variant = variant
+        self._decode = decoder(variant)
         self.type_url = type_url
         self.service = short(type_url) if type_url else "ADS"
         self.stream = AdsStream(variant)
@@ -81,16 +83,21 @@ class Session:
         if self.over:
             return
         try:
-            request, node = decode(message, self.variant, implied_type=self.type_url, node_known=self.node is not None)
+            node = None
+            if self.node is None:
+                request, node = decode(message, self.variant, implied_type=self.type_url, node_known=False)
+            else:
+                request = self._decode(message, self.type_url)
             if self.group is None:
                 self._park(request, node)
                 return
             self.silent_since = None
-            facts = self.stream.receive(request, now=self._hub.clock())
+            now = self._hub.clock()
+            facts = self.stream.receive(request, now=now)
         except PeerError as error:
             self._broken(error)
             return
-        self._hub.proceed(self, facts)
+        self._hub.proceed(self, facts, now=now)
 
     def _park(self, request: Request, node: NodeInfo | None) -> None:
         """It waits to be let in; Envoy says a handful of things until then."""
@@ -103,11 +110,11 @@ class Session:
             self.node = node
             self._hub.queue(self, node)
 
-    def let_in(self) -> tuple[Fact, ...]:
+    def let_in(self, now: float) -> tuple[Fact, ...]:
         """Takes in what was said while waiting."""
         parked, self.parked = self.parked, ()
         try:
-            return tuple(fact for request in parked for fact in self.stream.receive(request, now=self._hub.clock()))
+            return tuple(fact for request in parked for fact in self.stream.receive(request, now=now))
         except PeerError as error:
             self._broken(error)
             return ()
