@@ -305,14 +305,13 @@ def _needed(gate: Gate, counts: Counts) -> Counts:
     if gate.metric is Metric.ERROR_RATE:
         requests = max(counts.requests, 0)
         return Counts(requests=requests, errors=min(max(counts.errors, 0), requests))
-    latency = counts.latency
-    if not latency:
-        return NOTHING
-    places, numbers = zip(*latency, strict=True)
-    if min(places) < 0 or max(places) >= LATENCY_BINS or min(numbers) <= 0:
-        latency = tuple((place, count) for place, count in latency if 0 <= place < LATENCY_BINS and count > 0)
-        numbers = tuple(count for _, count in latency)
-    return Counts(requests=sum(numbers), latency=latency)
+    requests = 0
+    for place, count in counts.latency:
+        if count <= 0 or not 0 <= place < LATENCY_BINS:
+            sound = tuple((place, count) for place, count in counts.latency if 0 <= place < LATENCY_BINS and count > 0)
+            return Counts(requests=sum([count for _, count in sound]), latency=sound)
+        requests += count
+    return Counts(requests=requests, latency=counts.latency) if requests else NOTHING
 
 
 def _sum(a: Counts, b: Counts) -> Counts:

@@ -44,7 +44,7 @@ PRIOR_REQUESTS = 50.0
 LEAST_RATE = 1e-7
 """Error rate below which the baseline's is not told apart."""
 
-RATE_STEP = 0.05
+RATE_STEP = 0.1
 """Steps in which the baseline's rate is known, on the log scale: finer is no faster."""
 
 MAX_STRETCH = 2.0
@@ -237,7 +237,7 @@ def one_block(config: ErrorConfig, cand: tuple[float, float], base: tuple[float,
     return [*relative[:-GOOD], *absolute[:-GOOD], *relative[-GOOD:], *absolute[-GOOD:]]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def _rows(requests_c: float, requests_b: float, place: float, delta: float) -> tuple[error_block.Row, ...]:
     """Short blocks of a steady load have few different numbers of requests, so most are found here."""
     theta_b, theta_c = _rates_of(place, delta)
