@@ -42,7 +42,7 @@ def run(*, seed, rates, lost_share, error_share, envoys, log_delay_s=FLUSH_S, ex
         if what == "report":
             audit.reported(NAME, 1, int(error), now=now)
         elif what == "log":
-            audit.logged(NAME, error=error)
+            audit.logged(NAME, errors=int(error))
         else:
             handed += [(now, requests, errors) for _, requests, errors in audit.missing(now)]
     return handed, lost, lost_errors, audit

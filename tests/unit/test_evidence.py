@@ -211,7 +211,8 @@ def test_the_common_case_is_told_as_any_other(name):
             for _ in range(20):
                 plain, (seen, booked) = answered(entry, owners), classify(entry, owners)
                 if plain is not None:
-                    owner, audience, latency, ttft, code = plain
+                    name, owner, audience, latency, ttft, code = plain
+                    assert name == cluster(entry)
                     assert booked is Booked.GOOD
                     assert seen == Observation(owner.rollout, owner.identity, audience, None, False, latency, ttft, "", str(code))
                 spoil(entry, chance, owners)

@@ -77,13 +77,13 @@ class Audit:
         for name in names:
             self._clusters.setdefault(name, _Cluster())
 
-    def logged(self, name: str, *, error: bool) -> None:
-        """The log brought an attempt that reports book."""
+    def logged(self, name: str, attempts: int = 1, *, errors: int = 0) -> None:
+        """The log brought attempts that reports book, so many of them as errors."""
         cluster = self._clusters.get(name)
         if cluster is not None:
-            cluster.balance -= 1
-            cluster.errors_balance -= error
-            cluster.logged += 1
+            cluster.balance -= attempts
+            cluster.errors_balance -= errors
+            cluster.logged += attempts
 
     def reported(self, name: str, finished: int, errors: int, *, now: float) -> None:
         cluster = self._clusters.get(name)

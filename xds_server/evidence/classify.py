@@ -99,17 +99,17 @@ class Observation:
     status: str
 
 
-def answered(entry: Any, owners: Mapping[str, Owner]) -> tuple[Owner, Audience, float, float | None, int] | None:
+def answered(entry: Any, owners: Mapping[str, Owner]) -> tuple[str, Owner, Audience, float, float | None, int] | None:
     """The common case at a third of the price of `classify`: an answer that came to its end and was not the server's fault, of no gRPC request.
 
-    Returns: Whose it was, latency and time to the first body byte as in `Observation`, HTTP status; None = `classify` has to look. Load reports
+    Returns: The cluster that answered, whose it was, latency and time to the first body byte as in `Observation`, HTTP status; None = `classify` has to look. Load reports
         have it as a good one.
     """
     common = entry.common_properties
     if common.access_log_type != UPSTREAM_END or common.HasField("response_flags") or not common.HasField("time_to_last_upstream_rx_byte"):
         return None
-    tags, code = common.custom_tags, entry.response.response_code.value
-    owner = owners.get(common.upstream_cluster)
+    tags, code, cluster = common.custom_tags, entry.response.response_code.value, common.upstream_cluster
+    owner = owners.get(cluster)
     if owner is None or not 100 <= code < 500 or GRPC_TAG in tags:
         return None
     audience: Audience = "shadow"
@@ -120,8 +120,8 @@ def answered(entry: Any, owners: Mapping[str, Owner]) -> tuple[Owner, Audience, 
                 return None
             owner = picked
         audience = "pinned" if is_pinned(common.route_name) else "users"
-    latency, ttft = _times(common, tags.get(TTFT_TAG, ""), ended_well=True)
-    return owner, audience, latency or 0.0, ttft, code
+    latency, ttft = _whole_times(common, tags.get(TTFT_TAG, ""))
+    return cluster, owner, audience, latency, ttft, code
 
 
 def classify(entry: Any, owners: Mapping[str, Owner]) -> tuple[Observation | Skip, Booked]:
@@ -231,14 +231,22 @@ def _booked(common: Any, code: int, failure: Failure | None, grpc: GrpcStatus | 
 
 def _times(common: Any, ttft_us: str, *, ended_well: bool) -> tuple[float | None, float | None]:
     """(latency, time to first token) [ms]."""
-    sent = common.time_to_first_upstream_tx_byte
-    sent_ms = sent.seconds * 1e3 + sent.nanos / 1e6
-    waited_ms = sent_ms - CONNECTING_MS if sent_ms > CONNECTING_MS else 0.0
-    latency = None
     if ended_well and common.HasField("time_to_last_upstream_rx_byte"):
-        received = common.time_to_last_upstream_rx_byte
-        took_ms = received.seconds * 1e3 + received.nanos / 1e6 - sent_ms
-        latency = took_ms + waited_ms if took_ms > 0 else waited_ms
-    if ttft_us.isascii() and ttft_us.isdigit() and len(ttft_us) <= TTFT_DIGITS_MAX:
-        return latency, int(ttft_us) / 1e3 + waited_ms
-    return latency, None
+        return _whole_times(common, ttft_us)
+    sent = common.time_to_first_upstream_tx_byte
+    return None, _first_byte_ms(ttft_us, max(sent.seconds * 1e3 + sent.nanos / 1e6 - CONNECTING_MS, 0.0))
+
+
+def _whole_times(common: Any, ttft_us: str) -> tuple[float, float | None]:
+    """The same of an answer that came to its end."""
+    sent, received = common.time_to_first_upstream_tx_byte, common.time_to_last_upstream_rx_byte
+    sent_ms = sent.seconds * 1e3 + sent.nanos / 1e6
+    took_ms = received.seconds * 1e3 + received.nanos / 1e6 - sent_ms
+    waited_ms = sent_ms - CONNECTING_MS if sent_ms > CONNECTING_MS else 0.0
+    return (took_ms + waited_ms if took_ms > 0 else waited_ms), _first_byte_ms(ttft_us, waited_ms)
+
+
+def _first_byte_ms(ttft_us: str, waited_ms: float) -> float | None:
+    if len(ttft_us) <= TTFT_DIGITS_MAX and ttft_us.isdecimal() and ttft_us.isascii():
+        return int(ttft_us) / 1e3 + waited_ms
+    return None

@@ -137,28 +137,37 @@ class Collector:
     def access_log(self, message: bytes) -> None:
         """One `StreamAccessLogsMessage`. Raises: google.protobuf.message.DecodeError."""
         now, owners = self._clock(), self._owners
+        good: dict[str, int] = {}
+        last: tuple[Owner, Audience] | None = None
         for entry in StreamAccessLogsMessage.FromString(message).http_logs.log_entry:
             self.entries_total += 1
             plain = answered(entry, owners)
-            if plain is not None:
-                owner, audience, latency_ms, ttft_ms, code = plain
-                self._audit.logged(entry.common_properties.upstream_cluster, error=False)
-                tally = self._tally(owner.rollout, owner.identity, audience, now)
-                tally.answered(latency_ms, ttft_ms, code)
-                if self.entries_total * GOLDEN & WORD < SAMPLED_BELOW:
-                    self._halve(tally, owner.rollout, owner.identity, entry, requests=SAMPLED)
+            if plain is None:
+                self._classified(entry, now)
                 continue
-            seen, booked = classify(entry, owners)
-            if booked is not Booked.NOT:
-                self._audit.logged(entry.common_properties.upstream_cluster, error=booked is Booked.BAD)
-            if isinstance(seen, Skip):
-                self.dropped[seen.value] = self.dropped.get(seen.value, 0) + 1
-                continue
-            if not seen.once or self._first(seen, now):
-                tally = self._tally(seen.rollout, seen.identity, seen.audience, now)
-                tally.add(seen)
-                if not seen.cancelled:
-                    self._halve(tally, seen.rollout, seen.identity, entry, errors=int(seen.failure is not None))
+            cluster, owner, audience, latency_ms, ttft_ms, code = plain
+            good[cluster] = good.get(cluster, 0) + 1
+            if last is None or last[0] is not owner or last[1] != audience:
+                last, tally = (owner, audience), self._tally(owner.rollout, owner.identity, audience, now)
+            tally.answered(latency_ms, ttft_ms, code)
+            if self.entries_total * GOLDEN & WORD < SAMPLED_BELOW:
+                self._halve(tally, owner.rollout, owner.identity, entry, requests=SAMPLED)
+        for cluster, count in good.items():
+            self._audit.logged(cluster, count)
+
+    def _classified(self, entry: Any, now: float) -> None:
+        """An entry that is not the common case."""
+        seen, booked = classify(entry, self._owners)
+        if booked is not Booked.NOT:
+            self._audit.logged(entry.common_properties.upstream_cluster, errors=int(booked is Booked.BAD))
+        if isinstance(seen, Skip):
+            self.dropped[seen.value] = self.dropped.get(seen.value, 0) + 1
+            return
+        if not seen.once or self._first(seen, now):
+            tally = self._tally(seen.rollout, seen.identity, seen.audience, now)
+            tally.add(seen)
+            if not seen.cancelled:
+                self._halve(tally, seen.rollout, seen.identity, entry, errors=int(seen.failure is not None))
 
     def _halve(self, tally: _Tally, rollout: str, identity: str, entry: Any, *, requests: int = 1, errors: int = 0) -> None:
         half = self._halves.of(rollout, identity, entry.common_properties)
