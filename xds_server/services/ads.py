@@ -312,7 +312,7 @@ class AdsHub:
         group, node = session.group, session.node
         if group is not None and node is not None:
             group.remove(session)
-            _log.info("stream.closed", node=node.id, group=session.home)
+            _log.debug("stream.closed", node=node.id, group=session.home)
             self._events(Disconnected(key=session.home, node_id=node.id, variant=session.variant))
 
     # Work.
@@ -372,7 +372,7 @@ class AdsHub:
         session.home = home
         self._remember(node)
         self._group(home).add(session)
-        _log.info(
+        _log.debug(
             "stream.opened", peer=session.outlet.peer, node=node.id, group=home, variant=session.variant.value, service=session.service
         )
         self._events(Connected(key=home, node_id=node.id, variant=session.variant))
