@@ -51,7 +51,7 @@ FORGET_S = 1800.0
 RENEW = 1.0
 """The distribution that scores are made of is taken anew when as much as is known has come since, as a part of it, or after `RENEW_S`."""
 
-RENEW_S = 60.0
+RENEW_S = 180.0
 """How old that distribution gets [s]. It follows a baseline that drifts, and in between scores stay what they are."""
 
 DECIMALS = 3

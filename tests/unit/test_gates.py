@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from policies.evidence import LATENCY_BINS, NOTHING, Counts, latency_bin
 from policies.gates import MAX_PENDING_S, GateState, Reading, Verdict, combined, cut, feed, open_gate, read
 from policies.spec.policy import Gate, Margin, Metric, Role
+from policies.statistics.latency_gate import RENEW_S
 
 ERRORS = Gate(name="errors", metric=Metric.ERROR_RATE)
 POINTS = Gate(name="points", metric=Metric.ERROR_RATE, margin=Margin(absolute=0.1))
@@ -172,10 +173,10 @@ def test_the_baseline_that_scores_are_made_of_is_taken_anew_when_it_doubled_or_g
         state = feed(LATENCY, state, nine, one, now=now)
         taken.append(state.known.taken.requests)
     assert sorted(set(taken)) == [9, 18, 36, 72, 144, 288, 576]
-    assert feed(LATENCY, state, nine, one, now=now + 59.0).known is state.known
-    old = feed(LATENCY, state, nine, one, now=now + 61.0)
+    assert feed(LATENCY, state, nine, one, now=now + RENEW_S - 1.0).known is state.known
+    old = feed(LATENCY, state, nine, one, now=now + RENEW_S + 1.0)
     assert old.known.taken == old.seen.stable
-    assert feed(LATENCY, old, NOTHING, one, now=now + 300.0).known is old.known, "nothing new of stable"
+    assert feed(LATENCY, old, NOTHING, one, now=now + 3 * RENEW_S).known is old.known, "nothing new of stable"
 
 
 def test_a_baseline_that_changed_for_good_is_what_counts_half_an_hour_later():
