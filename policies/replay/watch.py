@@ -66,8 +66,8 @@ class Watch:
 
     @classmethod
     def of(cls, asked: Sequence[Gate], metric: Metric, *, runs: int, deadline_s: float, bins: tuple[int, int]) -> Self:
-        """Gates without evidence."""
-        wanted = tuple(gate for gate in asked if gate.metric is metric)
+        """Gates without evidence; one with a limit is never folded (`flock.can_flock`)."""
+        wanted = tuple(gate for gate in asked if gate.metric is metric and gate.limit is None)
         tests = [_test(gate, deadline_s, runs, bins) for gate in wanted]
         width = 2 if metric is Metric.ERROR_RATE else bins[1] - bins[0]
         never, none = np.full(runs, np.nan), np.zeros((runs, width), dtype=np.int64)

@@ -77,6 +77,21 @@ def test_a_policy_that_holds_ends_held_with_its_reason():
     assert max(run.ended_s for run in frozen) < 600.0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gates": (Gate(name="slo", metric=Metric.ERROR_RATE, statistic="mean", limit=0.05),)},
+        {"gates": (Gate(name="fast", metric=Metric.LATENCY, statistic="p95", limit=2000.0),)},
+        {"blast_radius": 0.05},
+    ],
+)
+def test_what_cannot_be_folded_is_replayed_block_by_block(changes):
+    document = replace(policy(steps=(canary(1000, 5000, hold=Hold(for_s=30.0, samples=100)), PromoteStep())), **changes)
+    assert not can_flock(document)
+    runs = simulate(document, Scenario(name="good"), runs=2, random=np.random.default_rng(1))
+    assert [run.ended for run in runs] == ["promoted", "promoted"]
+
+
 def test_several_arms_are_replayed_block_by_block_and_the_better_one_wins():
     goal = Gate(name="best", metric=Metric.ERROR_RATE, role=Role.GOAL, margin=Margin(absolute=0.02), better_by=Margin(relative=0.0))
     document = policy(
