@@ -23,10 +23,10 @@ mpl.rcParams |= {
 
 from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
 
-from bench.gate_race import any_worse, ours, shipped, traffic  # noqa: E402
-from bench.peers.sequential import NaiveZ  # noqa: E402
-from policies.statistics import ErrorGate  # noqa: E402
-from policies.statistics.mixture import EARLY, FIRST_STAKE, LATE, purse  # noqa: E402
+from bench.gate_race import any_worse, ours, shipped, traffic  # noqa: E402 - matplotlib is told its backend first
+from bench.peers.sequential import NaiveZ  # noqa: E402 - matplotlib is told its backend first
+from policies.statistics import ErrorGate  # noqa: E402 - matplotlib is told its backend first
+from policies.statistics.mixture import EARLY, FIRST_STAKE, LATE, purse  # noqa: E402 - matplotlib is told its backend first
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 BLUE, RED, GREEN, GREY, ORANGE = "#2b6cb0", "#c53030", "#2f855a", "#a0aec0", "#dd6b20"
@@ -60,7 +60,7 @@ def evidence():
             runs=12,
             rps=100,
             horizon_s=300.0,
-            rates=lambda now: (0.01, p_c if now >= 120 else 0.01),  # noqa: B023
+            rates=lambda now: (0.01, p_c if now >= 120 else 0.01),  # noqa: B023 - used within the turn
             tick_s=1.0,
             twin=False,
         )

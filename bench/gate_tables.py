@@ -134,7 +134,7 @@ def _ramp(runs):
     for index, rps in enumerate((10, 100, 1000)):
         random = np.random.default_rng(1540 + index)
         weight = (0.01, 0.05, 0.25, 0.5)
-        stream = traffic(random, runs=runs, rps=rps, horizon_s=DAY_S, rates=rates, weight=lambda now: weight[int(now // (6 * HOUR_S))])  # noqa: B023
+        stream = traffic(random, runs=runs, rps=rps, horizon_s=DAY_S, rates=rates, weight=lambda now: weight[int(now // (6 * HOUR_S))])  # noqa: B023 - used within the turn
         made = rules(runs=runs, weight=0.1, horizon_s=DAY_S, p_b=0.01, p_c=0.01, fixed=False, fine=False)
         yield {"table": "T4", "scenario": "day and ramp", "rps": rps, "p_b": 0.01, "p_c": 0.01}, race(made, stream, runs=runs)
 
@@ -150,11 +150,11 @@ def _late(runs):
                 runs=runs,
                 rps=rps,
                 horizon_s=horizon_s,
-                rates=lambda now: (0.01, 0.05 if now >= onset else 0.01),  # noqa: B023
+                rates=lambda now: (0.01, 0.05 if now >= onset else 0.01),  # noqa: B023 - used within the turn
             )
             made = rules(runs=runs, weight=0.1, horizon_s=horizon_s, p_b=0.01, p_c=0.01, fine=False)
             key = {"table": "T4", "scenario": f"onset at {onset / 60:.0f} min", "rps": rps, "p_b": 0.01, "p_c": 0.05, "onset_s": onset}
-            yield key, race(made, stream, runs=runs, worse_by=lambda now: 0.04 if now >= onset else 0.0)  # noqa: B023
+            yield key, race(made, stream, runs=runs, worse_by=lambda now: 0.04 if now >= onset else 0.0)  # noqa: B023 - used within the turn
 
 
 MARGINS = {

@@ -30,13 +30,14 @@ def opened(state: Rollout, *, now: float, deadline_s: float) -> Rollout:
     """The release with the evidence that its stage asks for: as it is where that is what was asked before, else none yet."""
     if state.policy.blast_radius is None and not any(arm.blast for arm in state.arms):
         return state
-    arms: list[ArmState] = []
-    for arm in state.arms:
+
+    def of(arm: ArmState) -> ArmState:
         gate = asked(state, arm)
-        if gate is None or arm.blast is None or arm.blast.name != gate.name:
-            arm = replace(arm, blast=gates.open_gate(gate, now=now, deadline_s=deadline_s) if gate is not None else None)  # noqa: PLW2901
-        arms.append(arm)
-    return replace(state, arms=tuple(arms))
+        if gate is not None and arm.blast is not None and arm.blast.name == gate.name:
+            return arm
+        return replace(arm, blast=None if gate is None else gates.open_gate(gate, now=now, deadline_s=deadline_s))
+
+    return replace(state, arms=tuple(map(of, state.arms)))
 
 
 @by_object
@@ -50,7 +51,7 @@ def _gates(policy: RolloutPolicy) -> dict[tuple[int, str], Gate]:
                 continue
             margin = before_step(grown / FULL_BP, budget=policy.blast_radius)
             if margin < 1 and not any(_asks(gate, margin) for gate in policy.gates):
-                name = f"{NAME} at {percent(grown)}"
+                name = f"{NAME} {policy.blast_radius * 100:g}% at {percent(grown)}"  # says the margin: another one is another question
                 found[place, arm] = Gate(
                     name=name, metric=Metric.ERROR_RATE, role=Role.SIGNAL, statistic="mean", margin=Margin(absolute=margin)
                 )

@@ -122,6 +122,7 @@ def next_stage(state: Rollout) -> Rollout:
             arm,
             samples=0,
             silent_s=0.0,
+            blast=None,
             probing=Probing(),
             gates=tuple(gates.cut(gate) for gate in arm.gates),
             shadow_gates=tuple(gates.cut(gate) for gate in arm.shadow_gates),

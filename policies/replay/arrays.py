@@ -16,5 +16,5 @@ T = TypeVar("T")
 
 def changed(value: T, parts: Mapping[str, Any]) -> T:
     """A dataclass with other values for some of its fields, named by data."""
-    after: T = replace(value, **parts)  # type: ignore[type-var]
+    after: T = replace(value, **parts)  # type: ignore[type-var]  # there is no type for "a dataclass"
     return after

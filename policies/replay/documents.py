@@ -276,7 +276,7 @@ def _expectation(what: str, level: str | None, text: str) -> Expectation:
     example = ">= 95%" if what in RATES else "<= 30s" if what in TIMES else "<= 50"
     if parts is None:
         raise wrong(f"{shown(text)} is no bound", expected=f'one of <= >= < > and a value, such as "{example}"', at=at)
-    sign: Sign = parts[1]  # type: ignore[assignment]
+    sign: Sign = parts[1]  # type: ignore[assignment]  # the pattern lets only signs through
     value = parts[2].strip()
     try:
         bound = fraction(value) if what in RATES else duration_s(value) if what in TIMES else float(value)

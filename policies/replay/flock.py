@@ -153,9 +153,9 @@ class Flock:
         flags = {name: np.zeros(runs, dtype=np.bool_) for name in ("taken", "baking", "alone", "approved", "probed", "redrawn")}
         width = bins[1] - bins[0] if Metric.LATENCY in metrics else 0
         return cls(
-            **numbers,  # type: ignore[arg-type]
-            **whole,  # type: ignore[arg-type]
-            **flags,  # type: ignore[arg-type]
+            **numbers,  # type: ignore[arg-type]  # fields by name, all arrays
+            **whole,  # type: ignore[arg-type]  # fields by name, all arrays
+            **flags,  # type: ignore[arg-type]  # fields by name, all arrays
             room=np.full(runs, np.inf),
             known_latency=np.zeros((runs, width), dtype=np.int64),
             watches=tuple(Watch.of(policy.gates, metric, runs=runs, deadline_s=deadline_s, bins=bins) for metric in metrics),

@@ -16,7 +16,7 @@ from policies import engine, passing
 from policies.evidence import NOTHING, Counts, Halves
 from policies.evidence import Block as Seen
 from policies.replay.blocks import Block, Recording
-from policies.replay.simulate import PODS, START, Ended, Run
+from policies.replay.simulate import PODS, START, Ended, Run, why_held
 from policies.rollout import (
     Commanded,
     Decision,
@@ -139,7 +139,7 @@ class _Player:
 
     def told(self) -> Replayed:
         ended = self.ended or ("promoted" if self._state.mode is Mode.BAKING else "held")
-        because = self._state.because if ended == "held" else self._because
+        because = why_held(self._state) if ended == "held" else self._because
         requests, errors = self._seen.get(STABLE, (0, 0))
         usual = errors / requests if requests else 0.0
         arms = [self._seen[arm.name] for arm in self._policy.arms if arm.name in self._seen]

@@ -402,7 +402,7 @@ class _Crowd:
     def _told(self, row: int, ended: Ended) -> Run:
         one, marks = self.ones[row], self.marks
         met, now = not np.isnan(marks.met_at[row]), float(marks.now[row])
-        because = one.state.because if ended == "held" else one.because
+        because = why_held(one.state) if ended == "held" else one.because
         return Run(
             ended=ended,
             ended_s=now,
@@ -431,3 +431,10 @@ def _pods(incident: Incident) -> Pods:
 def _counts(counted: Counted, row: int, first: int) -> Counts:
     latency = histogram(counted.latency[row], first).latency if counted.latency is not None else ()
     return Counts(requests=int(counted.requests[row]), errors=int(counted.errors[row]), latency=latency)
+
+
+def why_held(state: Rollout) -> Reason:
+    """What keeps a run that is given up: its hold or freeze, else that its step waits; what was told last may be over long since."""
+    if state.holding or state.freezes:
+        return state.because
+    return Reason(code="waiting", facts={"step": verdicts.label(state)})

@@ -148,7 +148,7 @@ class Watch:
             after = mine.updated(arms, of, elapsed_s=elapsed_s, now=now, deadline_s=self.deadline_s)
             log_fail[index, rows] = np.maximum(after.log_fail, LOG_NOTHING)
             log_pass[index, rows] = np.maximum(after.log_pass, LOG_NOTHING)
-            tests.append(test.with_rows(rows, after) if some else after)  # type: ignore[arg-type]
+            tests.append(test.with_rows(rows, after) if some else after)  # type: ignore[arg-type]  # both are rows of the same gate
         return log_fail, log_pass, tests
 
     # Into the engine's values and back.

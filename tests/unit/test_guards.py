@@ -138,6 +138,17 @@ def test_the_evidence_is_of_the_stage_and_an_edit_of_the_radius_starts_it_anew()
     assert run.arm.blast.seen.candidate.requests == 0
 
 
+def test_another_radius_is_another_question_and_another_stage_needs_evidence_of_its_own():
+    run = begun(blast_radius=0.004, steps=(canary(1000, 1000, 5000, hold=HOLD), PromoteStep()))
+    traffic(run, 1)
+    assert run.arm.blast.seen.candidate.requests > 50
+    run.on(PolicyChanged(policy=replace(run.state.policy, blast_radius=0.002)))
+    assert run.arm.blast.seen.candidate.requests == 0
+    traffic(run, 120)
+    assert run.state.position == 1
+    assert run.arm.blast.seen.candidate.requests == 0
+
+
 # Drawn as the shares say.
 
 

@@ -99,7 +99,7 @@ def test_the_interval_holds_the_truth_at_every_look():
 @pytest.mark.parametrize("wrong", [[1.2], [-0.1], [float("nan")], 0.5])
 def test_a_score_lies_between_0_and_1(wrong: object):
     with pytest.raises(ValueError, match="hint"):
-        ScoreGate.start(ScoreConfig()).update([0.5], wrong)  # type: ignore[arg-type]
+        ScoreGate.start(ScoreConfig()).update([0.5], wrong)  # type: ignore[arg-type]  # what is wrong is the point
 
 
 def test_pairs_must_match():
