@@ -20,6 +20,7 @@ from typing import Final, cast
 import structlog
 
 from xds_server.adapters.listening import listen_error, probe
+from xds_server.adapters.shared_pages import FROM_BYTES, SharedPages
 from xds_server.adapters.wire_tls import Tls, tls_context
 from xds_server.core.transport import Kind, Method, Session, Status
 from xds_server.wire import Call, Connection, Counters, Limits, Reason, Server
@@ -79,6 +80,7 @@ class WireTransport:
         self._ticking: asyncio.TimerHandle | None = None
         self._nobody_left: asyncio.Future[None] | None = None
         self.links: set[_Link] = set()
+        self.pages = SharedPages(room=limits.shared_bytes)
         self.server = Server(self, limits)
 
     @property
@@ -132,6 +134,7 @@ class WireTransport:
         for link in tuple(self.links):
             link.abort()
         await self._left(within_s=None)  # the loop closes an aborted socket in its next turn
+        self.pages.close()
 
     async def _left(self, *, within_s: float | None) -> None:
         """Waits until no connection is left, at most so long."""
@@ -198,6 +201,7 @@ class WireTransport:
             self._expired_at = now
             self._told = 0
             self.server.frames.expire()
+            self.pages.expire()
 
 
 def _failed(link: "_Link") -> None:
@@ -264,13 +268,25 @@ class _Link(asyncio.Protocol):
             if tls is not None:
                 out = tls.protect(out)
             if len(out) == 1:
-                self._transport.write(out[0])
+                self._write(out[0])
             else:
                 self._transport.writelines(out)
         if connection.over:
             self._close()
         elif self._is_held or connection.is_choked or connection.is_unfinished:
             self._hold()
+
+    def _write(self, buffer: bytes | memoryview) -> None:
+        """Writes a buffer; a long one that other connections are sent too goes out without a copy."""
+        transport = self._transport
+        if len(buffer) >= FROM_BYTES and self._tls is None and isinstance(buffer, bytes):
+            # A transport that closes may have given its descriptor back.
+            if not transport.is_closing() and not transport.get_write_buffer_size():
+                sent = self._host.pages.send(transport.get_extra_info("socket").fileno(), buffer)
+                if sent == len(buffer):
+                    return
+                buffer = memoryview(buffer)[sent:]
+        transport.write(buffer)
 
     def abort(self) -> None:
         """Closes at once; what was not written is lost."""

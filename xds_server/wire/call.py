@@ -334,6 +334,11 @@ class Call:
 
     # The way in.
 
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether a whole message would be taken as it is."""
+        return self._partial is None and self.state is State.OPEN and not self.deaf and self.promised is None
+
     def take(self, data: bytes, start: int, stop: int) -> int:
         """Content of a DATA frame, from `start` to `stop`: whole messages are handed on, the rest is kept.
 
@@ -345,10 +350,8 @@ class Call:
             if whole is None:
                 return 0
             taken = 1
-            self._heard = True
-            if not self._hand_on(whole):
-                return taken
-        while stop - start >= PREFIX_BYTES and self._status is None:
+            self.hand_on(whole)
+        while stop - start >= PREFIX_BYTES and not self.deaf:
             mark, length = unpack_prefix(data, start)
             end = start + PREFIX_BYTES + length
             if mark or end > stop:
@@ -356,24 +359,21 @@ class Call:
                     return taken
                 break
             taken += 1
-            self._heard = True
-            if not self._hand_on(data[start + PREFIX_BYTES : end]):
-                return taken
+            self.hand_on(data[start + PREFIX_BYTES : end])
             start = end
-        if start < stop and self._status is None:
+        if start < stop and not self.deaf:
             self._keep(data[start:stop])
         return taken
 
-    def _hand_on(self, message: bytes) -> bool:
-        """Returns: Whether there may be more; a fault of the service costs this call, not the connection."""
+    def hand_on(self, message: bytes) -> None:
+        """A whole message; a fault of the service costs this call, not the connection."""
+        self._heard = True
         try:
             self.receiver.received(message)
         except Exception as error:  # noqa: BLE001 - see above
             self._link.fail(self, error)
-            return False
         if self.is_unary:
             self.deaf = True
-        return not self.is_unary
 
     def _is_refused(self, mark: int, length: int) -> bool:
         """Ends a call whose next message will not be taken."""

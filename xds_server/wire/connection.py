@@ -15,6 +15,7 @@ from xds_server.wire import frames as wire
 from xds_server.wire.call import NOBODY, Call
 from xds_server.wire.errors import Code, FatalError, StreamError
 from xds_server.wire.frames import DATA, HEAD_BYTES, MAX_FRAME, unpack_head
+from xds_server.wire.grpc import PREFIX_BYTES, unpack_prefix
 from xds_server.wire.headers import Reader, check_trailers
 from xds_server.wire.limits import Cost, Reason
 from xds_server.wire.outgoing import nothing
@@ -230,7 +231,7 @@ class Connection(Streams):
             stream_id &= wire.MAX_WINDOW
             try:
                 if not word & 0xFF and self._block is None:
-                    self._on_data(data, start, stop, flags, stream_id)
+                    stop = self._on_data(data, start, stop, flags, stream_id)
                 else:
                     self._on_other(word & 0xFF, flags, stream_id, data[start:stop])
             except StreamError as fault:
@@ -254,17 +255,22 @@ class Connection(Streams):
         self.out.append(self._server.hello)
         return size
 
-    def _on_data(self, data: bytes, start: int, stop: int, flags: int, stream_id: int) -> None:
-        size, limits = stop - start, self._server.limits
+    def _on_data(self, data: bytes, start: int, stop: int, flags: int, stream_id: int) -> int:
+        """Returns: Where the next frame begins; a long message may have taken those that follow along."""
+        size, end = stop - start, stop
+        call = self._calls.get(stream_id)
+        if size >= _SMALL_PIECE and not flags and call is not None and call.is_between_messages:
+            after = self._take_long(call, data, start, stop)
+            if after:
+                return after
         self._unread += size
-        if self._unread * 2 > limits.connection_window_bytes:
+        if self._unread > self._server.renew_connection:
             self._control(wire.window_update(0, self._unread))
             self._unread = 0
-        call = self._calls.get(stream_id)
         if call is None or call.state is not _OPEN:
             if not self._is_welcome(DATA, stream_id) and flags & wire.PADDED:
                 wire.padding(data, start, stop)
-            return
+            return end
         is_last = False
         if flags:
             if flags & wire.PADDED:
@@ -273,7 +279,7 @@ class Connection(Streams):
             if flags & wire.END_STREAM:
                 is_last, call.state = True, MOVES[call.state][Move.PEER_ENDED]
         call.unread += size
-        if call.unread * 2 > limits.window_bytes and not is_last:
+        if call.unread > self._server.renew_stream and not is_last:
             self._control(wire.window_update(stream_id, call.unread))
             call.unread = 0
         if call.promised is not None:
@@ -286,6 +292,50 @@ class Connection(Streams):
             self._charge(Cost.TRIFLE, DATA)
         if is_last and call.state is State.HALF_CLOSED_REMOTE:
             call.peer_ended()
+        return end
+
+    def _take_long(self, call: Call, data: bytes, start: int, stop: int) -> int:
+        """A message that begins with this frame and ends with one that was read too, all of them plain: put together from where they are.
+
+        It is what frame by frame comes to, without a copy on the way. Returns: Where the next frame begins; 0 if it is not such a message.
+        """
+        mark, length = unpack_prefix(data, start)
+        size, end = PREFIX_BYTES + length, len(data)
+        lacks = size - (stop - start)
+        if mark or lacks <= 0 or stop + lacks > end or not self._has_room(call, size):
+            return 0
+        view, turn = memoryview(data), self._turn
+        pieces, at = [view[start + PREFIX_BYTES : stop]], stop
+        while lacks and end - at >= HEAD_BYTES and turn > 0:
+            word, flags, stream_id = unpack_head(data, at)
+            piece = word >> 8
+            at += HEAD_BYTES + piece
+            if word & 0xFF or flags or stream_id != call.id or at > end:
+                return 0
+            if not min(lacks, _SMALL_PIECE) <= piece <= min(lacks, MAX_FRAME):
+                return 0
+            pieces.append(view[at - piece : at])
+            lacks -= piece
+            turn -= 1
+        if lacks:
+            return 0
+        self._turn = turn - 1
+        self._strain -= Cost.EARNED
+        self._unread += size
+        call.unread += size
+        call.hand_on(b"".join(pieces))
+        return at
+
+    def _has_room(self, call: Call, size: int) -> bool:
+        """Whether a message of so many bytes passes no limit and renews no window."""
+        limits, server = self._server.limits, self._server
+        return (
+            size <= limits.message_bytes
+            and call.unread + size <= server.renew_stream
+            and self._unread + size <= server.renew_connection
+            and self._assembling + size <= limits.assembling_bytes
+            and server.assembling + size <= limits.assembling_bytes_all
+        )
 
     def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Any frame but DATA in its place."""

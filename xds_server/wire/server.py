@@ -29,9 +29,21 @@ class Server:
         blocks: Decoded first header blocks.
         hello: The first frames of a connection: our settings and the window of the connection.
         assembling: Bytes of messages that are not whole yet, over all connections.
+        renew_stream, renew_connection: A window is renewed when more than so many bytes of it were used.
     """
 
-    __slots__ = ("_assembling", "assembling", "blocks", "counters", "frames", "hello", "host", "limits")
+    __slots__ = (
+        "_assembling",
+        "assembling",
+        "blocks",
+        "counters",
+        "frames",
+        "hello",
+        "host",
+        "limits",
+        "renew_connection",
+        "renew_stream",
+    )
 
     def __init__(self, host: Host, limits: Limits) -> None:
         self.host: Final = host
@@ -39,6 +51,8 @@ class Server:
         self.counters: Final = Counters()
         self.frames: Final = SharedFrames(room=limits.shared_bytes)
         self.blocks: Final = Blocks(list_bytes=limits.header_list_bytes)
+        self.renew_stream: Final = limits.window_bytes // 2
+        self.renew_connection: Final = limits.connection_window_bytes // 2
         self.assembling = 0
         self._assembling: dict[Call, None] = {}
         self.hello: Final = frames.pack_settings(
