@@ -14,7 +14,6 @@ import ssl
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Final, cast
 
 import structlog
@@ -36,6 +35,8 @@ _TICK_S: Final = 1.0
 _MAX_TOLD: Final = 20
 """Faults of services in the log [1/s]: each has its traceback, which takes milliseconds to write."""
 _LONGEST_S: Final = 365 * 86_400.0
+_JOINED_BYTES: Final = 16 * 1024
+"""So much is copied into one buffer for less than the system takes for several."""
 _TLS_AHEAD: Final = 256 * 1024
 """Encrypted bytes are a copy for each connection."""
 _TLS_UNREAD: Final = 1024 * 1024
@@ -74,11 +75,11 @@ class WireTransport:
         self._reported: Counter[Reason] = Counter()
         self._tick_s = min(_TICK_S, keepalive_s / 2, answer_s / 2)
         self._listeners: list[asyncio.Server] = []
-        self._due: list[_Link] = []
         self._expired_at = 0.0
         self._told = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._nobody_left: asyncio.Future[None] | None = None
+        self.due: list[_Link] = []
         self.links: set[_Link] = set()
         self.pages = SharedPages(room=limits.shared_bytes)
         self.server = Server(self, limits)
@@ -164,12 +165,6 @@ class WireTransport:
 
     # What links ask of it.
 
-    def due(self, link: "_Link") -> None:
-        """A connection has something to write outside of its turn: it does in the next one, with all others that have."""
-        if not self._due:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._due.append(link)
-
     def secure(self) -> Tls | None:
         """The TLS of a new connection, if the listener has any."""
         return None if self._tls is None else Tls(self._tls, self._tls_outgoing)
@@ -180,8 +175,9 @@ class WireTransport:
         if not self.links and self._nobody_left is not None and not self._nobody_left.done():
             self._nobody_left.set_result(None)
 
-    def _flush(self) -> None:
-        due, self._due = self._due, []
+    def flush(self) -> None:
+        """Lets those write that came back for it."""
+        due, self.due = self.due, []
         for link in due:
             try:
                 link.flush()
@@ -212,12 +208,13 @@ def _failed(link: "_Link") -> None:
 class _Link(asyncio.Protocol):
     """The socket of one connection."""
 
-    __slots__ = ("_host", "_is_going_on", "_is_held", "_loop", "_tls", "_transport", "connection")
+    __slots__ = ("_host", "_is_going_on", "_is_held", "_is_new", "_loop", "_tls", "_transport", "connection")
 
     def __init__(self, host: WireTransport, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
         self._loop = loop
         self._is_going_on = self._is_held = False
+        self._is_new = True
         self._tls = host.secure()
         self._transport: asyncio.Transport
         self.connection: Connection
@@ -226,7 +223,7 @@ class _Link(asyncio.Protocol):
         host, self._transport = self._host, cast("asyncio.Transport", transport)
         self.connection = Connection(
             host.server,
-            partial(host.due, self),
+            self._come_back,
             now=self._loop.time(),
             peer=_words(transport.get_extra_info("peername")),
         )
@@ -243,9 +240,26 @@ class _Link(asyncio.Protocol):
         if tls is not None:
             data = self._decrypted(tls, data)
         if data and self.connection.receive(data):
-            self.flush()
+            if self._is_new:  # its first response may come in this turn too, and go out in the same write
+                self._is_new = False
+                self._come_back()
+            else:
+                self.flush()
+            self._hold()
         if tls is not None and tls.is_over:
+            self.eof_received()
             self._close()
+
+    def eof_received(self) -> None:
+        """The peer will say no more: it is still told what it is due, and the loop closes the transport."""
+        self.flush()
+
+    def _come_back(self) -> None:
+        """There is something to write outside of a turn of this connection: it is in the next one, with all others that have something."""
+        host = self._host
+        if not host.due:
+            self._loop.call_soon(host.flush)
+        host.due.append(self)
 
     def pause_writing(self) -> None:
         self.connection.pause()
@@ -255,7 +269,7 @@ class _Link(asyncio.Protocol):
         self._hold()
 
     def flush(self) -> None:
-        """Writes what there is, and reads on if that is allowed."""
+        """Writes what there is."""
         connection, tls = self.connection, self._tls
         if tls is not None and not tls.is_ready:
             if connection.over:
@@ -269,24 +283,27 @@ class _Link(asyncio.Protocol):
                 out = tls.protect(out)
             if len(out) == 1:
                 self._write(out[0])
+            elif sum(map(len, out)) <= _JOINED_BYTES:
+                self._transport.write(b"".join(out))
             else:
                 self._transport.writelines(out)
         if connection.over:
             self._close()
-        elif self._is_held or connection.is_choked or connection.is_unfinished:
-            self._hold()
 
     def _write(self, buffer: bytes | memoryview) -> None:
         """Writes a buffer; a long one that other connections are sent too goes out without a copy."""
         transport = self._transport
-        if len(buffer) >= FROM_BYTES and self._tls is None and isinstance(buffer, bytes):
-            # A transport that closes may have given its descriptor back.
-            if not transport.is_closing() and not transport.get_write_buffer_size():
-                sent = self._host.pages.send(transport.get_extra_info("socket").fileno(), buffer)
-                if sent == len(buffer):
-                    return
-                buffer = memoryview(buffer)[sent:]
+        if len(buffer) >= FROM_BYTES and self._tls is None and isinstance(buffer, bytes) and self._is_writable:
+            sent = self._host.pages.send(transport.get_extra_info("socket").fileno(), buffer)
+            if sent == len(buffer):
+                return
+            buffer = memoryview(buffer)[sent:]
         transport.write(buffer)
+
+    @property
+    def _is_writable(self) -> bool:
+        """Whether the socket is ours, which it may not be when its transport closes, and nothing is to be sent before."""
+        return not self._transport.is_closing() and not self._transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Closes at once; what was not written is lost."""
@@ -332,8 +349,7 @@ class _Link(asyncio.Protocol):
         self._is_going_on = False
         if self.connection.receive(b""):
             self.flush()
-        else:
-            self._hold()
+        self._hold()
 
 
 def _words(peername: tuple[str, int] | None) -> str:

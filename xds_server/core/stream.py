@@ -184,7 +184,7 @@ class _World:
         repeats = self.repeats + 1 if snapshot.serial == self.nonce_serial else 0
         return Situation(self.known, desired, self.asked, self.again, self.owed, self.rejected, repeats)
 
-    def sent(self, exchange: Exchange, *, now: float) -> Response:
+    def sent(self, exchange: Exchange, now: float) -> Response:
         response = exchange.response
         self.unanswered = exchange
         self.nonce = response.nonce
@@ -195,7 +195,7 @@ class _World:
             self.leased_at.update(dict.fromkeys(exchange.leased, now))
         return response
 
-    def settle(self, result: Outcome, snapshot: Snapshot, *, before: Snapshot, sotw: bool, now: float) -> Response | None:
+    def settle(self, result: Outcome, snapshot: Snapshot, before: Snapshot, variant: Variant, now: float) -> Response | None:
         """Does what the situation calls for: sends something, or finds that nothing is to be sent."""
         exchange, whole = result.exchange, result.whole
         if (exchange is not None or not whole) and not self.rejected and self.seen is before.resources.get(self.url, NOTHING):
@@ -204,7 +204,7 @@ class _World:
         self.asked = self.again = NONE
         self.owed = False
         self.seen = snapshot.of(self.url) if whole else None
-        if self.rejected and sotw and whole and not self.row.wildcard:
+        if self.rejected and variant is _SOTW and whole and not self.row.wildcard:
             self.rejected = {name: version for name, version in self.rejected.items() if name not in result.gone} or _NOTHING_REJECTED
         if exchange is None:
             if not self.rejected:
@@ -212,9 +212,9 @@ class _World:
             return None
         self.repeats = self.repeats + 1 if snapshot.serial == self.nonce_serial else 0
         self.nonce_serial = snapshot.serial
-        return self.sent(exchange, now=now)
+        return self.sent(exchange, now)
 
-    def answer(self, error: str | None, *, now: float) -> Fact:
+    def answer(self, error: str | None, now: float) -> Fact:
         """The unanswered response was answered."""
         answered = self.unanswered
         assert answered is not None
@@ -259,17 +259,21 @@ class AdsStream:
 
     Args:
         variant: State of the world or delta; the only difference a caller sees is in the requests it may pass.
+
+    Attributes:
+        answered_s: How long the client took for the last answer, from the response [s].
     """
 
-    __slots__ = ("_ordered", "_snapshot", "_variant", "_worlds")
+    __slots__ = ("_ordered", "_snapshot", "_variant", "_worlds", "answered_s")
 
     def __init__(self, variant: Variant) -> None:
         self._variant = variant
         self._worlds: dict[str, _World] = {}
         self._ordered: tuple[_World, ...] = ()
         self._snapshot = _BEFORE
+        self.answered_s = 0.0
 
-    def receive(self, request: Request, *, now: float = 0.0) -> tuple[Fact, ...]:
+    def receive(self, request: Request, now: float = 0.0) -> tuple[Fact, ...]:
         """What a request meant. Call `offer` next.
 
         Raises: PeerError: If the client asks for more types or names than anybody needs.
@@ -278,9 +282,10 @@ class AdsStream:
         if world is None:
             return self._begin(request)
         facts: tuple[Fact, ...] = ()
-        answers = world.unanswered is not None and request.nonce == world.unanswered.response.nonce
+        answers = world.unanswered is not None and request.nonce == world.nonce
         if answers:
-            facts = (world.answer(request.error, now=now),)
+            self.answered_s = now - world.sent_at
+            facts = (world.answer(request.error, now),)
         elif request.nonce and request.nonce != world.nonce:
             facts = (Stale(type_url=request.type_url, nonce=request.nonce),)
         # All its names again (state of the world), or no change of them (delta): what an ACK says.
@@ -294,7 +299,7 @@ class AdsStream:
             world.again |= world.subscription.names
         return facts
 
-    def offer(self, snapshot: Snapshot, *, now: float = 0.0) -> tuple[Response, ...]:
+    def offer(self, snapshot: Snapshot, now: float = 0.0) -> tuple[Response, ...]:
         """What must be sent now so that the client comes to see the snapshot; often nothing.
 
         Args:
@@ -312,11 +317,11 @@ class AdsStream:
         else:
             return ()
         responses: list[Response] = []
-        while self._pass(snapshot, responses, before=before, now=now):
+        while self._pass(snapshot, responses, before, now):
             pass
         return tuple(responses)
 
-    def _pass(self, snapshot: Snapshot, responses: list[Response], *, before: Snapshot, now: float) -> bool:
+    def _pass(self, snapshot: Snapshot, responses: list[Response], before: Snapshot, now: float) -> bool:
         """Every type once, in order. True if a type settled without a message, which may let go of what another holds back."""
         holding = freed = False
         variant = self._variant
@@ -327,7 +332,7 @@ class AdsStream:
             result = world.outcome(variant, snapshot)
             if result.gone and self._pointed_at(world.row, snapshot):
                 result = world.outcome(variant, snapshot, held=True)
-            response = world.settle(result, snapshot, before=before, sotw=variant is _SOTW, now=now)
+            response = world.settle(result, snapshot, before, variant, now)
             if response is None:
                 holding = holding or not result.whole
                 freed = freed or result.whole
@@ -370,7 +375,7 @@ class AdsStream:
         since = world.leased_at or {}
         late = any(now - since.get(each.name, now) > LATE_BEAT * (each.ttl_s or 0.0) for each in leased)
         exchange = heartbeat(world.row, self._variant, self._snapshot, leased, world.sent_version, beat=beat, late=late)
-        return (world.sent(exchange, now=now),)
+        return (world.sent(exchange, now),)
 
     def synced(self, type_url: str) -> int:
         """Newest snapshot whose part of this type the client has accepted; the newest offered for a type it never asked for."""
@@ -395,11 +400,6 @@ class AdsStream:
     def outstanding(self) -> int:
         """Responses that are not answered yet."""
         return sum(world.unanswered is not None for world in self._ordered)
-
-    def answer_s(self, type_url: str) -> float:
-        """How long the ACK of a type took that was just received, from the response [s]."""
-        world = self._worlds[type_url]
-        return (world.acked_at or 0.0) - world.sent_at
 
     @property
     def rejects(self) -> bool:

@@ -260,21 +260,21 @@ class AdsHub:
             self._waiting[node.id not in self._remembered].append(session)
             self._call_again()
 
-    def proceed(self, session: Session, facts: tuple[Fact, ...], *, now: float) -> None:
+    def proceed(self, session: Session, facts: tuple[Fact, ...], now: float) -> None:
         """Sends what is to be sent after a request or a publication, then tells the listener."""
         group, node = session.group, session.node
         if group is None or node is None or session.over:
             return
-        stream, rejects, nacks = session.stream, session in group.rejecting, False
+        stream, rejects, nacks = session.stream, bool(group.rejecting) and session in group.rejecting, False
         for fact in facts:
             if type(fact) is AckedFact:
                 if not fact.heartbeat:
-                    self._answers_s.append(stream.answer_s(fact.type_url))
+                    self._answers_s.append(stream.answered_s)
             elif type(fact) is NackedFact:
                 rejects = nacks = True
         if group.snapshot is not None:
             try:
-                responses = stream.offer(group.snapshot, now=now)
+                responses = stream.offer(group.snapshot, now)
                 if responses:
                     group.send(session, responses)
             except Exception:  # noqa: BLE001 - a fault of ours costs this stream, not those that come after it in a publication
@@ -354,9 +354,8 @@ class AdsHub:
         room = self._limits.offered if self._defer is not None else len(self._due)
         due, now = self._due, self.clock()
         for session in list(islice(due, room)):
-            if session in due:
-                del due[session]
-                self.proceed(session, (), now=now)
+            if due.pop(session, self) is None:
+                self.proceed(session, (), now)
         if self._due:
             self._call_again()
 
@@ -377,7 +376,7 @@ class AdsHub:
         )
         self._events(Connected(key=home, node_id=node.id, variant=session.variant))
         now = self.clock()
-        self.proceed(session, session.let_in(now), now=now)
+        self.proceed(session, session.let_in(now), now)
 
     def _remember(self, node: NodeInfo) -> None:
         self._refused.pop((node.id, node.cluster), None)

@@ -32,7 +32,7 @@ class Hub(Protocol):
         """A stream said who it is and waits to be let in."""
         ...
 
-    def proceed(self, session: "Session", facts: tuple[Fact, ...], *, now: float) -> None:
+    def proceed(self, session: "Session", facts: tuple[Fact, ...], now: float) -> None:
         """Something was said."""
         ...
 
@@ -83,21 +83,17 @@ class Session:
         if self.over:
             return
         try:
-            node = None
-            if self.node is None:
-                request, node = decode(message, self.variant, implied_type=self.type_url, node_known=False)
-            else:
-                request = self._decode(message, self.type_url)
             if self.group is None:
-                self._park(request, node)
+                self._park(*decode(message, self.variant, implied_type=self.type_url, node_known=self.node is not None))
                 return
+            request = self._decode(message, self.type_url)
             self.silent_since = None
             now = self._hub.clock()
-            facts = self.stream.receive(request, now=now)
+            facts = self.stream.receive(request, now)
         except PeerError as error:
             self._broken(error)
             return
-        self._hub.proceed(self, facts, now=now)
+        self._hub.proceed(self, facts, now)
 
     def _park(self, request: Request, node: NodeInfo | None) -> None:
         """It waits to be let in; Envoy says a handful of things until then."""
@@ -167,8 +163,11 @@ class Audience:
 
     def reach(self, session: Session, serial: int) -> None:
         """The stream has now accepted everything up to a serial."""
-        self._count(session.reported, -1)
-        self._count(serial, +1)
+        reached, before = self._reached, session.reported
+        reached[serial] = reached.get(serial, 0) + 1
+        left = reached[before] = reached[before] - 1
+        if not left:
+            del reached[before]
         session.reported = serial
 
     def mark(self, session: Session, *, rejects: bool) -> None:

@@ -4,7 +4,7 @@ The host passes what it read to `receive` and, when that says so or `due` is cal
 said in one turn goes out in one write. About once a second it calls `tick`, which is the only clock there is. When `over` is true the
 connection is to be closed once that is written; then, or when the peer closed it, `lost` is called, once.
 
-Neighbours: `outgoing` is the half that writes, `streams` knows the calls and their ends, `call` has what belongs to one stream, `states` says which frame is welcome, `limits` what
+Neighbours: `outgoing` is the half that writes, `incoming` takes content in, `streams` knows the calls and their ends, `call` has what belongs to one stream, `states` says which frame is welcome, `limits` what
 a peer may cost. A fault of the peer is raised where it is found and ends its stream or this connection in `receive` and nowhere else.
 """
 
@@ -14,17 +14,14 @@ from typing import ClassVar, Final
 from xds_server.wire import frames as wire
 from xds_server.wire.call import NOBODY, Call
 from xds_server.wire.errors import Code, FatalError, StreamError
-from xds_server.wire.frames import DATA, HEAD_BYTES, MAX_FRAME, unpack_head
-from xds_server.wire.grpc import PREFIX_BYTES, unpack_prefix
+from xds_server.wire.frames import HEAD_BYTES, MAX_FRAME, unpack_head
 from xds_server.wire.headers import Reader, check_trailers
+from xds_server.wire.incoming import SMALL_PIECE, Incoming
 from xds_server.wire.limits import Cost, Reason
 from xds_server.wire.outgoing import nothing
 from xds_server.wire.server import Server
 from xds_server.wire.states import MOVES, Move, State
-from xds_server.wire.streams import Streams
 
-_OPEN: Final = State.OPEN
-_SMALL_PIECE: Final = 1024
 _FREE_HEADER_BYTES: Final = 256
 _SETTINGS_ACK: Final = wire.frame(wire.SETTINGS, wire.ACK, 0, b"")
 _PING: Final = wire.frame(wire.PING, 0, 0, b"present?")
@@ -42,7 +39,7 @@ class _Block:
         self.pieces = 0
 
 
-class Connection(Streams):
+class Connection(Incoming):
     """A server's side of one HTTP/2 connection that carries gRPC.
 
     Args:
@@ -66,8 +63,6 @@ class Connection(Streams):
         "_prefaced",
         "_reader",
         "_rest",
-        "_turn",
-        "_unread",
         "certificate",
         "peer",
     )
@@ -82,7 +77,6 @@ class Connection(Streams):
         self._block: _Block | None = None
         self._rest: bytearray | None = None
         self._need = len(wire.PREFACE)
-        self._unread = self._turn = 0
         self._heard_at = self._idle_at = now
         self._asked_at: float | None = None
         self._begun_at: float | None = now
@@ -117,7 +111,8 @@ class Connection(Streams):
     def take(self) -> list[bytes | memoryview]:
         """What is to be written now. Calls `Receiver.closed` of what has ended."""
         self._called = True
-        self._settle()
+        if self._ended:
+            self._settle()
         self.room = 0 if self._paused else self._server.limits.ahead_bytes
         if self._ready:
             self._pump()
@@ -230,10 +225,12 @@ class Connection(Streams):
             self._turn -= 1
             stream_id &= wire.MAX_WINDOW
             try:
-                if not word & 0xFF and self._block is None:
-                    stop = self._on_data(data, start, stop, flags, stream_id)
-                else:
+                if word & 0xFF or self._block is not None:
                     self._on_other(word & 0xFF, flags, stream_id, data[start:stop])
+                elif flags or stop - start < SMALL_PIECE or not (after := self._take_long(data, start, stop, stream_id)):
+                    self._on_data(data, start, stop, flags, stream_id)
+                else:
+                    stop = after
             except StreamError as fault:
                 self._reset(stream_id, fault)
             at = stop
@@ -254,88 +251,6 @@ class Connection(Streams):
         self._prefaced = True
         self.out.append(self._server.hello)
         return size
-
-    def _on_data(self, data: bytes, start: int, stop: int, flags: int, stream_id: int) -> int:
-        """Returns: Where the next frame begins; a long message may have taken those that follow along."""
-        size, end = stop - start, stop
-        call = self._calls.get(stream_id)
-        if size >= _SMALL_PIECE and not flags and call is not None and call.is_between_messages:
-            after = self._take_long(call, data, start, stop)
-            if after:
-                return after
-        self._unread += size
-        if self._unread > self._server.renew_connection:
-            self._control(wire.window_update(0, self._unread))
-            self._unread = 0
-        if call is None or call.state is not _OPEN:
-            if not self._is_welcome(DATA, stream_id) and flags & wire.PADDED:
-                wire.padding(data, start, stop)
-            return end
-        is_last = False
-        if flags:
-            if flags & wire.PADDED:
-                before, after = wire.padding(data, start, stop)
-                start, stop = start + before, stop - after
-            if flags & wire.END_STREAM:
-                is_last, call.state = True, MOVES[call.state][Move.PEER_ENDED]
-        call.unread += size
-        if call.unread > self._server.renew_stream and not is_last:
-            self._control(wire.window_update(stream_id, call.unread))
-            call.unread = 0
-        if call.promised is not None:
-            call.count(stop - start, is_last=is_last)
-        taken = 0 if call.deaf else call.take(data, start, stop)
-        if taken:
-            self._turn -= taken
-            self._strain -= taken * Cost.EARNED
-        elif size < _SMALL_PIECE:
-            self._charge(Cost.TRIFLE, DATA)
-        if is_last and call.state is State.HALF_CLOSED_REMOTE:
-            call.peer_ended()
-        return end
-
-    def _take_long(self, call: Call, data: bytes, start: int, stop: int) -> int:
-        """A message that begins with this frame and ends with one that was read too, all of them plain: put together from where they are.
-
-        It is what frame by frame comes to, without a copy on the way. Returns: Where the next frame begins; 0 if it is not such a message.
-        """
-        mark, length = unpack_prefix(data, start)
-        size, end = PREFIX_BYTES + length, len(data)
-        lacks = size - (stop - start)
-        if mark or lacks <= 0 or stop + lacks > end or not self._has_room(call, size):
-            return 0
-        view, turn = memoryview(data), self._turn
-        pieces, at = [view[start + PREFIX_BYTES : stop]], stop
-        while lacks and end - at >= HEAD_BYTES and turn > 0:
-            word, flags, stream_id = unpack_head(data, at)
-            piece = word >> 8
-            at += HEAD_BYTES + piece
-            if word & 0xFF or flags or stream_id != call.id or at > end:
-                return 0
-            if not min(lacks, _SMALL_PIECE) <= piece <= min(lacks, MAX_FRAME):
-                return 0
-            pieces.append(view[at - piece : at])
-            lacks -= piece
-            turn -= 1
-        if lacks:
-            return 0
-        self._turn = turn - 1
-        self._strain -= Cost.EARNED
-        self._unread += size
-        call.unread += size
-        call.hand_on(b"".join(pieces))
-        return at
-
-    def _has_room(self, call: Call, size: int) -> bool:
-        """Whether a message of so many bytes passes no limit and renews no window."""
-        limits, server = self._server.limits, self._server
-        return (
-            size <= limits.message_bytes
-            and call.unread + size <= server.renew_stream
-            and self._unread + size <= server.renew_connection
-            and self._assembling + size <= limits.assembling_bytes
-            and server.assembling + size <= limits.assembling_bytes_all
-        )
 
     def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Any frame but DATA in its place."""
