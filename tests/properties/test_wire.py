@@ -1,5 +1,6 @@
 """Laws of the wire: how bytes are cut changes nothing, no bytes make it stumble, no window loses or reorders what is sent."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,122 @@ def test_how_the_bytes_are_cut_changes_nothing_but_when(data, cuts):
         start += size
     # Messages wait for the end of a turn only when there is no room; here there is, so the order is the same as well.
     assert behaviour(whole, parsed(at_once)) == behaviour(cut, parsed(in_pieces))
+
+
+def framed(stream, lengths, sizes):
+    """Messages of these lengths in frames of these sizes, again and again."""
+    content, frames, start = prefixed(*(bytes([length % 251]) * length for length in lengths)), [], 0
+    while start < len(content):
+        size = sizes[len(frames) % len(sizes)]
+        frames.append(frame(0, 0, stream, content[start : start + size]))
+        start += size
+    return frames
+
+
+between = st.sampled_from(
+    [b"", b"", frame(6, 0, 0, bytes(8)), frame(0, 0, 3, prefixed(b"small")), frame(0, 9, 1, b"\x01\x00\x00"), frame(3, 0, 3, bytes(4))]
+)
+limits = st.sampled_from(
+    [
+        {},
+        {},
+        {"window_bytes": 90_000},
+        {"connection_window_bytes": 150_000},
+        {"assembling_bytes": 45_000},
+        {"message_bytes": 40_000},
+        {"turn": 3},
+    ]
+)
+
+
+long_parts = st.tuples(
+    st.sampled_from([1, 3]),
+    st.lists(st.sampled_from([40_000, 61_000, 32_763, 16_380, 3000, 7, 0]), min_size=1, max_size=3),
+    st.sampled_from([[16_384], [16_384], [5000], [1024, 16_384], [16_384, 1023], [16_384, 0], [16_384, 1]]),
+    st.integers(0, 12),
+    between,
+)
+
+
+@given(st.lists(long_parts, min_size=1, max_size=4), st.lists(st.integers(1, 50_000), max_size=8), limits)
+@settings(deadline=None)
+def test_long_messages_that_were_read_whole_are_as_those_that_were_not(parts, cuts, limits):
+    data = PREFACE + frame(4, 0, 0, b"") + b"".join(frame(1, 4, stream, OPENING) for stream in (1, 3))
+    for stream, lengths, sizes, place, other in parts:
+        pieces = framed(stream, lengths, sizes)
+        data += b"".join((*pieces[:place], other, *pieces[place:]))
+    assert_alike(data, cuts, limits)
+
+
+def assert_alike(data, cuts, limits):
+    """Read at once, and in pieces that hold no long message whole."""
+    whole, cut = (Wire(Host(), **limits) for _ in range(2))
+    at_once, in_pieces, start = whole.give(data), b"", 0
+    for size in [*cuts, *([4096] * (len(data) // 4096 + 1))]:
+        in_pieces += cut.give(data[start : start + size])
+        start += size
+    same = behaviour(whole, parsed(at_once)) == behaviour(cut, parsed(in_pieces))  # compared here: what differs would be megabytes of words
+    assert same
+    assert whole.server.assembling == cut.server.assembling
+    assert whole.connection._strain == cut.connection._strain
+
+
+LONG = framed(1, [40_000], [16_384])
+FIRST, *LIKE_ONE = (frame(0, 0, 1, part) for part in (prefixed(bytes(36_384))[:16_384], prefixed(bytes(20_000))[:16_384], bytes(3621)))
+HALF = frame(0, 0, 3, prefixed(bytes(30_000))[:16_000])
+
+
+@pytest.mark.parametrize(
+    ("frames", "limits"),
+    [
+        (LONG, {}),
+        ([LONG[0], frame(0, 0, 3, LONG[1][9:]), LONG[2]], {}),
+        ([LONG[0], frame(11, 0, 1, LONG[1][9:]), LONG[2]], {}),
+        ([LONG[0], frame(0, 0, 1, LONG[1][9:] + LONG[2][9:])], {}),
+        ([*LONG[:2], frame(0, 1, 1, LONG[2][9:])], {}),
+        ([LONG[0], frame(0, 8, 1, b"\x0a" + LONG[1][9:-20] + bytes(30)), *framed(1, [7233], [16_384])], {}),
+        ([frame(0, 0, 1, b"\1" + LONG[0][10:]), *LONG[1:]], {}),
+        (LONG, {"message_bytes": 39_999}),
+        ([HALF, *LONG], {"assembling_bytes": 50_000}),
+        ([HALF, *LONG], {"assembling_bytes_all": 50_000}),
+        ([*LONG, *LONG], {"window_bytes": 100_000}),
+        ([*LONG, *LONG], {"connection_window_bytes": 100_000}),
+        ([*LONG, *[frame(6, 0, 0, bytes(8))] * 999], {}),
+        (framed(1, [40_000], [16_384, 100, 16_384]), {}),
+        (framed(1, [32_765, 5], [16_384]), {}),
+        (LONG[:2], {}),
+        ([FIRST, frame(6, 0, 0, bytes(8)), *LIKE_ONE], {}),
+    ],
+    ids=(
+        "plain",
+        "another stream between",
+        "an extension between",
+        "a frame over 16 KB",
+        "the peer ends",
+        "padding",
+        "compressed",
+        "over the limit",
+        "no room here",
+        "no room anywhere",
+        "window of the stream",
+        "window of the connection",
+        "what it earns",
+        "a crumb within",
+        "another message begins",
+        "not whole",
+        "what looks like one within",
+    ),
+)
+def test_what_makes_a_long_message_no_plain_one(frames, limits):
+    data = PREFACE + frame(4, 0, 0, b"") + b"".join(frame(1, 4, stream, OPENING) for stream in (1, 3)) + b"".join(frames)
+    assert_alike(data, [], limits)
+
+
+def test_a_long_message_is_as_many_frames_of_a_turn_as_it_has():
+    wire = Wire(Host(), turn=12)
+    wire.connection.receive(PREFACE + frame(4, 0, 0, b"") + frame(1, 4, 1, OPENING) + b"".join(LONG * 4))
+    assert len(wire.host.messages) == 2, "two frames of the greeting, then twice three and a message each; two are left"
+    assert wire.connection.is_unfinished
 
 
 @given(st.one_of(st.binary(max_size=200), talks), st.binary(max_size=60))
