@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import socket
 import ssl
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ import uvloop
 
 from bench.fleet import ACK, DATA, GOAWAY, HEADERS, PING, WINDOW_UPDATE, frame, greeting, message
 from tests.wire.discovery import until
+from tests.wire_pair import parsed
 from xds_server.adapters.wire_transport import WireTransport, tls_context
 from xds_server.core.transport import Kind, Method
 from xds_server.wire import Limits, Reason
@@ -441,3 +443,87 @@ async def test_who_never_finishes_the_handshake_is_cut_off(authority):
             assert await reader.read() == b""
         assert transport.counters.refused == {Reason.SLOW: 1}
         writer.close()
+
+
+def long_messages(data):
+    """The messages in what one stream was sent."""
+    content = b"".join(payload for kind, _, _, payload in parsed(data) if kind == DATA)
+    found = []
+    while content:
+        size = 5 + int.from_bytes(content[1:5], "big")
+        found.append(content[5:size])
+        content = content[size:]
+    return found
+
+
+@on_both_loops
+async def test_long_messages_for_many_arrive_whole_whoever_reads_slowly():
+    service, many = Service(lambda _: None), 6
+    updates = [bytes([place]) * (250_000 if place % 4 else 40_000) for place in range(24)]  # more than a socket takes that nobody reads
+    async with serving(service) as (transport, port):
+        peers = [await asyncio.open_connection("127.0.0.1", port, limit=2**16) for _ in range(many)]
+        for _, writer in peers:
+            writer.write(greeting(PATH) + WIDE + message(b"hello"))
+        await until(lambda: len(service.outlets) == many)
+        told = [bytearray() for _ in peers]
+
+        async def listen(place):
+            while data := await peers[place][0].read(2**20):
+                told[place] += data
+
+        quick = [asyncio.create_task(listen(place)) for place in range(many) if place % 3]
+        for update in updates:
+            for outlet in service.outlets:
+                outlet.send(update)
+            await asyncio.sleep(0)
+        assert transport.pages.held >= 100_000, "they go out as pages"
+        slow = [asyncio.create_task(listen(place)) for place in range(0, many, 3)]
+        await until(lambda: min(map(len, told)) > sum(map(len, updates)))
+        for _, writer in peers:
+            writer.close()
+        await asyncio.gather(*quick, *slow)
+    assert all(long_messages(bytes(data)) == updates for data in told)
+    assert transport.pages.held == 0
+
+
+@on_both_loops
+async def test_what_a_socket_did_not_take_goes_out_before_the_next_long_message():
+    service, updates = Service(lambda _: None), [bytes([place]) * 40_000 for place in range(250)]
+    async with serving(service) as (transport, port):
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            peer.sendall(greeting(PATH) + message(b"hello"))
+            await until(lambda: service.outlets)
+            (link,), sent, told = transport.links, 0, b""
+            _, other = await asyncio.open_connection("127.0.0.1", port)
+            other.write(greeting(PATH) + message(b"hello"))
+            await until(lambda: len(service.outlets) == 2)
+
+            async def send():
+                nonlocal sent
+                for outlet in reversed(service.outlets):  # only what was sent elsewhere too goes out as pages
+                    outlet.send(updates[sent])
+                sent += 1
+                await asyncio.sleep(0)
+
+            while not link._transport.get_write_buffer_size():
+                await send()
+            while len(told) < 1_000_000:  # the socket has room again, and the loop does not know
+                told += peer.recv(2**20)
+            for _ in range(3):
+                await send()
+            peer.setblocking(False)
+            while len(told) < 40_000 * sent:
+                told += await asyncio.get_running_loop().sock_recv(peer, 2**20)
+            other.close()
+    assert long_messages(told) == updates[:sent]
+
+
+@on_both_loops
+async def test_a_peer_that_asks_and_ends_its_side_at_once_is_answered():
+    async with serving(Service()) as (transport, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(greeting(PATH) + message(b"hello"))
+        writer.write_eof()
+        assert message(b"hello") in await reader.read(-1)
+        writer.close()
+        await until(lambda: not transport.links)

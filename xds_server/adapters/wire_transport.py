@@ -247,12 +247,8 @@ class _Link(asyncio.Protocol):
                 self.flush()
             self._hold()
         if tls is not None and tls.is_over:
-            self.eof_received()
+            self.flush()
             self._close()
-
-    def eof_received(self) -> None:
-        """The peer will say no more: it is still told what it is due, and the loop closes the transport."""
-        self.flush()
 
     def _come_back(self) -> None:
         """There is something to write outside of a turn of this connection: it is in the next one, with all others that have something."""
