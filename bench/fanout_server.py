@@ -1,4 +1,4 @@
-"""`python -m bench.fanout_server --xds HOST:PORT --control HOST:PORT --bytes N [--types rds|cds+eds|rtds] [--transport wire|grpcio]`:
+"""`python -m bench.fanout_server --xds HOST:PORT --control HOST:PORT --bytes N [--types rds|cds+eds|rtds] [--transport wire|grpcio|floor]`:
 one world, pushed on demand.
 
 The real core, services and transport, run as the product runs them, with a synthetic world: every node sees one resource `r` of N bytes
@@ -23,6 +23,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from bench.floor import Floor
 from bench.synthetic import TYPES, quantiles, world
 from xds_server.adapters.grpc_transport import GrpcTransport
 from xds_server.adapters.wire_transport import WireTransport, tls_context
@@ -37,7 +38,7 @@ LAG_EVERY_S = 0.01
 class Bench:
     """The hub under load and what is known about it."""
 
-    def __init__(self, types: str, size: int) -> None:
+    def __init__(self, types: str, size: int, *, is_bare: bool = False) -> None:
         self._types, self._size = types, size
         self.hub = AdsHub(select=lambda _: GROUP, events=self._event, clock=time.time, defer=asyncio.get_running_loop().call_soon)
         self.version = 0
@@ -46,11 +47,16 @@ class Bench:
         self.began = self.last_ack = 0.0
         self.sent = 0
         self.lags: deque[float] = deque(maxlen=round(60 / LAG_EVERY_S))
+        self.floor = Floor(types, size, self._answered) if is_bare else None
         self.push()
         self.hub.ready()
 
     def push(self) -> None:
         self.version += 1
+        if self.floor is not None:
+            self.began, self.acked = time.monotonic(), 0
+            self.floor.push(self.version)
+            return
         snapshot = world(self.version, self._types, self._size)
         self.began, self.acked = time.monotonic(), 0
         self.hub.publish(GROUP, snapshot)
@@ -58,10 +64,13 @@ class Bench:
     async def _push(self) -> None:
         self.push()
 
+    def _answered(self) -> None:
+        self.acked += 1
+        self.last_ack = time.monotonic()
+
     def _event(self, event: object) -> None:
         if isinstance(event, Acked) and event.serial == self.version:
-            self.acked += 1
-            self.last_ack = time.monotonic()
+            self._answered()
         elif isinstance(event, Disconnected):
             self.recount = True  # it may have been one of the counted
 
@@ -91,9 +100,9 @@ class Bench:
         memory = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return {
             "version": self.version,
-            "streams": now.selected,
+            "streams": (streams := now.selected if self.floor is None else len(self.floor.links)),
             "acked": self.acked,
-            "outstanding": now.selected - self.acked,
+            "outstanding": streams - self.acked,
             "rss_bytes": int(memory["VmRSS"].split()[0]) * 1024,
             "cpu_seconds": time.process_time(),
             "rss_peak_bytes": int(memory["VmHWM"].split()[0]) * 1024,
@@ -117,16 +126,18 @@ class Bench:
         return Starlette(routes=[Route("/stats", stats), Route("/push", push, methods=["POST"]), Route("/mark", mark, methods=["POST"])])
 
 
-def transport_of(arguments: argparse.Namespace, methods: tuple[Method, ...]) -> GrpcTransport | WireTransport:
+def transport_of(arguments: argparse.Namespace, methods: tuple[Method, ...], floor: Floor | None) -> GrpcTransport | WireTransport | Floor:
     """The transport that was asked for; `--tls` names a certificate with its key, in one file."""
+    if floor is not None:
+        return floor
     if arguments.transport == "grpcio":
         return GrpcTransport(methods)
     return WireTransport(methods, tls=tls_context(Path(arguments.tls), Path(arguments.tls)) if arguments.tls else None)
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    bench = Bench(arguments.types, arguments.bytes)
-    transport = transport_of(arguments, bench.hub.methods())
+    bench = Bench(arguments.types, arguments.bytes, is_bare=arguments.transport == "floor")
+    transport = transport_of(arguments, bench.hub.methods(), bench.floor)
     host, _, port = arguments.control.rpartition(":")
     api = uvicorn.Server(uvicorn.Config(bench.app(), host=host, port=int(port), log_config=None, access_log=False, lifespan="off"))
     await transport.serve(arguments.xds)
@@ -157,7 +168,7 @@ def main() -> None:
     parser.add_argument("--control", required=True, metavar="HOST:PORT")
     parser.add_argument("--bytes", type=int, required=True)
     parser.add_argument("--types", choices=TYPES, default="rds")
-    parser.add_argument("--transport", choices=("wire", "grpcio"), default="wire")
+    parser.add_argument("--transport", choices=("wire", "grpcio", "floor"), default="wire")
     parser.add_argument("--tls", metavar="FILE", help="certificate and key in PEM form; over wire only")
     configure_logging(sys.stderr)
     uvloop.run(serve(parser.parse_args()))

@@ -277,8 +277,10 @@ class _Link(asyncio.Protocol):
         if out:
             if tls is not None:
                 out = tls.protect(out)
-            if len(out) == 1:
-                self._write(out[0])
+            if len(out) == 1 and len(out[0]) < FROM_BYTES:
+                self._transport.write(out[0])
+            elif len(out) == 1:
+                self._write_long(out[0])
             elif sum(map(len, out)) <= _JOINED_BYTES:
                 self._transport.write(b"".join(out))
             else:
@@ -286,10 +288,10 @@ class _Link(asyncio.Protocol):
         if connection.over:
             self._close()
 
-    def _write(self, buffer: bytes | memoryview) -> None:
-        """Writes a buffer; a long one that other connections are sent too goes out without a copy."""
+    def _write_long(self, buffer: bytes | memoryview) -> None:
+        """Writes a long buffer, without a copy if other connections are sent it too."""
         transport = self._transport
-        if len(buffer) >= FROM_BYTES and self._tls is None and isinstance(buffer, bytes) and self._is_writable:
+        if self._tls is None and isinstance(buffer, bytes) and self._is_writable:
             sent = self._host.pages.send(transport.get_extra_info("socket").fileno(), buffer)
             if sent == len(buffer):
                 return

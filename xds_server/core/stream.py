@@ -231,8 +231,8 @@ class _World:
             self.error = ""
         self.acked_version = answered.response.version
         self.acked_at = now
-        if self.seen is not None and not self.rejected:
-            self.acked_serial = max(self.acked_serial, answered.serial)
+        if self.seen is not None and not self.rejected and self.acked_serial < answered.serial:
+            self.acked_serial = answered.serial
         return answered.acked
 
     def progress(self) -> Progress:

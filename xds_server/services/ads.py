@@ -288,7 +288,7 @@ class AdsHub:
             if nacks:
                 self._tell_rejected(session, group, node, facts)
         if serial > reported:
-            self._events(Acked(session.home, node.id, serial, group.key))
+            self._events(tuple.__new__(Acked, (session.home, node.id, serial, group.key)))  # a third of what calling it takes
 
     def _tell_rejected(self, session: Session, group: Audience, node: NodeInfo, facts: tuple[Fact, ...]) -> None:
         for fact in facts:

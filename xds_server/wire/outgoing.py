@@ -95,7 +95,8 @@ class Outgoing:
         self._strain -= size >> _UPDATE_SHIFT
         self.out += buffers
         if not self._called:
-            self._call()
+            self._called = True
+            self._due()
 
     def head(self, stream_id: int, block: bytes, *, is_last: bool = False) -> None:
         """Writes a header block in one frame; ours are far below 16 KB."""

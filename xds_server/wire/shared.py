@@ -48,11 +48,12 @@ class SharedFrames:
         room: For joined frames, and as much for the messages themselves [bytes]; the oldest go first.
     """
 
-    __slots__ = ("_entries", "_held", "_kept", "_room")
+    __slots__ = ("_entries", "_held", "_kept", "_last", "_room")
 
     def __init__(self, *, room: int) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._held = self._kept = 0
+        self._last: tuple[bytes, int, Buffers] = b"", 0, ()
         self._room = room
 
     @property
@@ -67,16 +68,20 @@ class SharedFrames:
 
     def frames(self, message: bytes, stream_id: int) -> Buffers:
         """A message as DATA frames of a stream; the same object for all who ask for the same."""
+        last, last_id, found = self._last
+        if message is last and stream_id == last_id:
+            return found
         entry = self._entries.get(id(message))
         if entry is None:
             if len(message) > self._room:
                 return framed(message, stream_id)
             entry = self._add(message)
-        found = entry.framed.get(stream_id)
-        if found is None:
+        framings = entry.framed.get(stream_id)
+        if framings is None:
             return self._frame(entry, message, stream_id)
         entry.used = True
-        return found
+        self._last = message, stream_id, framings
+        return framings
 
     def _add(self, message: bytes) -> _Entry:
         """Answers that are nobody else's come this way too: what they hold until the next `expire` is bounded."""
@@ -104,6 +109,7 @@ class SharedFrames:
 
     def expire(self) -> None:
         """Forgets what was not sent since the last call."""
+        self._last = b"", 0, ()
         for key in [key for key, entry in self._entries.items() if not entry.used]:
             self._forget(key)
         for entry in self._entries.values():
@@ -111,5 +117,6 @@ class SharedFrames:
 
     def _forget(self, key: int) -> None:
         entry = self._entries.pop(key)
+        self._last = b"", 0, ()
         self._kept -= len(entry.message)
         self._held -= sum(len(found[0]) for found in entry.framed.values() if found is not None)
