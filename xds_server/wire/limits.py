@@ -93,7 +93,7 @@ class Limits:
     outbox: int = 64
     waiting_bytes: int = 128 * 1024 * 1024
     ahead_bytes: int = 1024 * 1024
-    window_bytes: int = 1024 * 1024
+    window_bytes: int = 4 * 1024 * 1024
     connection_window_bytes: int = 4 * 1024 * 1024
     turn: int = 512
     strain: int = 5_000
