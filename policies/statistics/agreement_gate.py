@@ -8,13 +8,11 @@ Without A/A pairs a floor of agreement must be given, and the ceiling gate holds
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
-
 from policies.statistics.ceiling_gate import CeilingConfig, CeilingGate
 from policies.statistics.error_gate import ErrorConfig, ErrorGate
 from policies.statistics.mixture import Bools, Floats
 from policies.statistics.parts import Amount
+from policies.statistics.verdict import TwoOdds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +37,8 @@ class AgreementConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgreementGate:
-    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+class AgreementGate(TwoOdds):
+    """Evidence so far; `update` gives the next. Leading axes are independent runs. Worse is to differ too often.
 
     Attributes:
         gate: What does the work.
@@ -76,23 +74,9 @@ class AgreementGate:
         return self.gate.log_pass
 
     @property
-    def evidence(self) -> Floats:
-        """Odds that the candidate differs too often: P(ever >= 1/alpha) <= alpha while it does not."""
-        return self.gate.evidence
-
-    @property
-    def evidence_pass(self) -> Floats:
-        """Odds that it does not: P(ever >= 1/beta) <= beta while it does."""
-        return self.gate.evidence_pass
-
-    @property
     def enough(self) -> Bools:
         """Whether there are pairs and disagreements enough to fail."""
         return self.gate.enough
-
-    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
-        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
-        return self.gate.verdict(alpha, beta)
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""

@@ -11,12 +11,11 @@ from functools import lru_cache
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.statistics.bands import chance
-from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean, shown
+from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean
 from policies.statistics.parts import Amount, advance, column, number, unpack
-from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, decide
+from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, TwoOdds
 
 WORSE_ODDS = np.array([1.25, 1.5, 2, 3, 5, 10, 30, 100, 300, 1000])
 """Alternatives of FAIL: odds of a bad request, times those of the ceiling."""
@@ -47,8 +46,8 @@ class CeilingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CeilingGate:
-    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+class CeilingGate(TwoOdds):
+    """Evidence so far; `update` gives the next. Leading axes are independent runs. Worse is a rate above the ceiling.
 
     Attributes:
         process: Evidence per alternative.
@@ -90,16 +89,6 @@ class CeilingGate:
         return log_mean(self.process.log_pass)
 
     @property
-    def evidence(self) -> Floats:
-        """Odds that the rate is above the ceiling: P(ever >= 1/alpha) <= alpha while it is not."""
-        return shown(self.log_fail)
-
-    @property
-    def evidence_pass(self) -> Floats:
-        """Odds that the rate is below the ceiling: P(ever >= 1/beta) <= beta while it is not."""
-        return shown(self.log_pass)
-
-    @property
     def enough(self) -> Bools:
         """Whether there are requests and bad requests enough to fail."""
         return np.asarray((self.requests >= MIN_REQUESTS) & (self.bad >= MIN_BAD))
@@ -107,10 +96,6 @@ class CeilingGate:
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """Where the rate of a single run may lie, if it stood still: holds at every look with probability 1 - alpha."""
         return chance(float(self.bad), float(self.requests - self.bad), alpha=alpha)
-
-    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
-        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
-        return decide(self.log_fail, self.log_pass, self.enough, alpha=alpha, beta=beta)
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.statistics import blocks, error_block
-from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, kept, log_mean, log_means, shown
-from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, decide
+from policies.statistics.mixture import Bools, Floats, Number, Process, anywhere, kept, log_mean, log_means
+from policies.statistics.verdict import MIN_BAD, MIN_REQUESTS, TwoOdds
 
 if TYPE_CHECKING:
     from policies.statistics.error_table import Table
@@ -99,8 +99,8 @@ class ErrorConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorGate:
-    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+class ErrorGate(TwoOdds):
+    """Evidence so far; `update` gives the next. Leading axes are independent runs. Worse is a rate beyond the margin.
 
     Attributes:
         process: Evidence per alternative: those of the relative form, then those of the absolute form.
@@ -181,23 +181,9 @@ class ErrorGate:
         return log_mean(self.process.log_pass)
 
     @property
-    def evidence(self) -> Floats:
-        """Odds that the candidate is worse: P(ever >= 1/alpha) <= alpha while it is within the margin."""
-        return shown(self.log_fail)
-
-    @property
-    def evidence_pass(self) -> Floats:
-        """Odds that the candidate is within the margin: P(ever >= 1/beta) <= beta while it is not."""
-        return shown(self.log_pass)
-
-    @property
     def enough(self) -> Bools:
         """Whether the candidate has requests and bad requests enough to fail."""
         return np.asarray((self.requests >= MIN_REQUESTS) & (self.errors >= MIN_BAD))
-
-    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
-        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
-        return decide(self.log_fail, self.log_pass, self.enough, alpha=alpha, beta=beta)
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""

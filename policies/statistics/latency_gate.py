@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from policies.evidence import LATENCY_BINS, LATENCY_EDGES_MS
 from policies.statistics import blocks
-from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean, shown
-from policies.statistics.verdict import MIN_REQUESTS, decide
+from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean
+from policies.statistics.verdict import MIN_REQUESTS, TwoOdds
 
 _SCORES: Floats = np.linspace(-3.5, 3.5, 1401)
 _PROBABILITIES: Floats = np.array([NormalDist().cdf(float(score)) for score in _SCORES])
@@ -133,8 +133,8 @@ def moved(relative: float | None, absolute_ms: float | None) -> tuple[Bins, Bins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyGate:
-    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+class LatencyGate(TwoOdds):
+    """Evidence so far; `update` gives the next. Leading axes are independent runs. Worse is slower than the margin.
 
     Attributes:
         process: Evidence per alternative.
@@ -206,23 +206,9 @@ class LatencyGate:
         return log_mean(self.process.log_pass)
 
     @property
-    def evidence(self) -> Floats:
-        """Odds that the candidate is slower: P(ever >= 1/alpha) <= alpha while it is within the margin."""
-        return shown(self.log_fail)
-
-    @property
-    def evidence_pass(self) -> Floats:
-        """Odds that the candidate is within the margin: P(ever >= 1/beta) <= beta while it is not."""
-        return shown(self.log_pass)
-
-    @property
     def enough(self) -> Bools:
         """Whether the candidate has requests enough to fail."""
         return np.asarray(self.requests >= MIN_REQUESTS)
-
-    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
-        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
-        return decide(self.log_fail, self.log_pass, self.enough, alpha=alpha, beta=beta)
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""

@@ -11,13 +11,12 @@ from math import sqrt
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.statistics import means
 from policies.statistics.means import Moments
-from policies.statistics.mixture import LOG_NOTHING, Bools, Floats, Process, log_mean, shown
+from policies.statistics.mixture import LOG_NOTHING, Bools, Floats, Process, log_mean
 from policies.statistics.parts import advance, number, unpack
-from policies.statistics.verdict import decide
+from policies.statistics.verdict import TwoOdds
 
 EFFECTS = np.array([0.02, 0.05, 0.1, 0.2])
 """Bets of the half that restarts: differences, in standard deviations of a request. A larger one is found with the largest of these."""
@@ -76,8 +75,8 @@ class MeanConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeanGate:
-    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+class MeanGate(TwoOdds):
+    """Evidence so far; `update` gives the next. Leading axes are independent runs. Worse is a mean above the margin; asymptotic, so each alpha and beta of its odds is an about.
 
     Attributes:
         process: Evidence of the half of FAIL that restarts; margins times effects.
@@ -159,16 +158,6 @@ class MeanGate:
         return np.maximum(log_mean(self._since_start(-1.0)), LOG_NOTHING)
 
     @property
-    def evidence(self) -> Floats:
-        """Odds that the candidate's mean is above the margin: P(ever >= 1/alpha) is about alpha at most while it is not."""
-        return shown(self.log_fail)
-
-    @property
-    def evidence_pass(self) -> Floats:
-        """Odds that it is within the margin: P(ever >= 1/beta) is about beta at most while it is not."""
-        return shown(self.log_pass)
-
-    @property
     def enough(self) -> Bools:
         """Whether both arms have requests enough for any verdict."""
         return np.asarray((self.sums[..., 5:7] >= MIN_REQUESTS).all(axis=-1))
@@ -192,10 +181,6 @@ class MeanGate:
 
     def _critical(self, alpha: float) -> Floats:
         return means.critical(self.sums[..., 0], alpha=alpha, rho=means.best_rho(self.config.tightest_at, alpha, two_sided=True))
-
-    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
-        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
-        return decide(self.log_fail, self.log_pass, self.enough, alpha=alpha, beta=beta)
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""

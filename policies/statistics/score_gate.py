@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.statistics import means
-from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean, shown
+from policies.statistics.mixture import Bools, Floats, Number, Process, log_mean
 from policies.statistics.parts import advance, unpack
-from policies.statistics.verdict import MIN_REQUESTS, decide
+from policies.statistics.verdict import MIN_REQUESTS, TwoOdds
 
 BETS = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 """Alternatives: what share of the evidence is staked on a full difference."""
@@ -47,8 +47,8 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreGate:
-    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+class ScoreGate(TwoOdds):
+    """Evidence so far; `update` gives the next. Leading axes are independent runs. Worse are scores that are lower by more than the margin.
 
     Attributes:
         process: Evidence per bet.
@@ -105,16 +105,6 @@ class ScoreGate:
         return log_mean(self.process.log_pass)
 
     @property
-    def evidence(self) -> Floats:
-        """Odds that the candidate's scores are lower: P(ever >= 1/alpha) <= alpha while they are within the margin."""
-        return shown(self.log_fail)
-
-    @property
-    def evidence_pass(self) -> Floats:
-        """Odds that they are within the margin: P(ever >= 1/beta) <= beta while they are not."""
-        return shown(self.log_pass)
-
-    @property
     def enough(self) -> Bools:
         """Whether there are scores enough to fail."""
         return np.asarray(self.compared >= MIN_REQUESTS)
@@ -132,10 +122,6 @@ class ScoreGate:
         rho = means.best_rho(TIGHTEST_AT, alpha, two_sided=True)
         half = means.critical(np.asarray(self.compared), alpha=alpha, rho=rho) * np.sqrt(variance / n) if self.compared else 2.0
         return np.maximum(self.estimate - half, -1.0), np.minimum(self.estimate + half, 1.0)
-
-    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
-        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
-        return decide(self.log_fail, self.log_pass, self.enough, alpha=alpha, beta=beta)
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""

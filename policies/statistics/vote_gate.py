@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.statistics.bands import chance
-from policies.statistics.mixture import LOG_NOTHING, Bools, Floats, Number, shown
+from policies.statistics.mixture import LOG_NOTHING, Bools, Floats, Number
 from policies.statistics.parts import Amount, number, unpack
 from policies.statistics.special import log_beta_above
-from policies.statistics.verdict import MIN_REQUESTS, decide
+from policies.statistics.verdict import MIN_REQUESTS, TwoOdds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,8 @@ class VoteConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VoteGate:
-    """Evidence so far; `update` gives the next. Leading axes are independent runs.
+class VoteGate(TwoOdds):
+    """Evidence so far; `update` gives the next. Leading axes are independent runs. Worse is a chance to win below `fair` for FAIL, below `good_enough` for PASS.
 
     Attributes:
         wins, losses, ties: Of the candidate [comparisons].
@@ -80,16 +80,6 @@ class VoteGate:
         return log_above(np.asarray(self.wins), np.asarray(self.losses), self.config.good_enough)
 
     @property
-    def evidence(self) -> Floats:
-        """Odds that the candidate loses: P(ever >= 1/alpha) <= alpha while its chance is `fair` or more."""
-        return shown(self.log_fail)
-
-    @property
-    def evidence_pass(self) -> Floats:
-        """Odds that it is good enough: P(ever >= 1/beta) <= beta while it is not."""
-        return shown(self.log_pass)
-
-    @property
     def enough(self) -> Bools:
         """Whether there are comparisons enough to fail."""
         return np.asarray(self.wins + self.losses >= MIN_REQUESTS)
@@ -97,10 +87,6 @@ class VoteGate:
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """Where the chance that the candidate wins may lie in a single run: holds at every look with probability 1 - alpha."""
         return chance(float(self.wins), float(self.losses), alpha=alpha)
-
-    def verdict(self, alpha: float, beta: float = 0.05) -> npt.NDArray[np.str_]:
-        """PASS, FAIL or INCONCLUSIVE per run, as strings equal to `Verdict`."""
-        return decide(self.log_fail, self.log_pass, self.enough, alpha=alpha, beta=beta)
 
     def memory(self) -> tuple[float, ...]:
         """All of a single run as plain numbers, for `restore`."""
