@@ -33,6 +33,7 @@ FINE, RESET, FATAL = "fine", "reset", "fatal"
 
 ANY = object()
 NO_HOST = "Request header block does not have an :authority or Host header."
+TOO_WIDE = f"May not increment flow control window past {kinds.MAX_WINDOW}"
 MAY_DIFFER = {
     # frame, our verdict and code, theirs and its code or words: why. If both end the connection, either code will do: often two rules are broken.
     ("HEADERS", RESET, 1, FATAL, 1): "a malformed request costs its stream alone (RFC 9113 section 8.1.1); h2 ends the connection",
@@ -57,6 +58,7 @@ MAY_DIFFER = {
     ("DATA", FATAL, 5, RESET, 5): "after END_STREAM of both sides it is a connection error (section 5.1)",
     ("DATA", RESET, 5, FATAL, ANY): "DATA on a half-closed stream are a stream error (section 5.1)",
     ("DATA", RESET, 1, FATAL, 1): "content that is not as long as promised costs its stream (section 8.1.1)",
+    ("SETTINGS", FINE, None, FATAL, TOO_WIDE): "h2 widens the windows of streams that are closed as well (section 6.9.2 means active ones)",
     ("WINDOW_UPDATE", RESET, 1, FATAL, 1): "a window of a stream that opens by 0 is a stream error (section 6.9)",
     ("RST_STREAM", FATAL, 1, FINE, None): "RST_STREAM on an idle stream (section 6.4)",
     (
@@ -201,6 +203,7 @@ def compare(sent, *, hear=lambda wire, said: None, tally=None):
             assert verdict(wire, said, 0)[0] == FATAL, "the first frame is SETTINGS (section 3.4), which h2 does not ask for"
             break
         tally["begun"] = 1
+        assert all(call.window <= kinds.MAX_WINDOW for call in wire.connection.calls), "a window over 2^31-1 (section 6.9.1)"
         ours, theirs = verdict(wire, said, stream & kinds.MAX_WINDOW), twin.hear(one)
         tally[name, ours[0]] += 1
         assert is_excused(name, ours, theirs, twin.words, tally), (
