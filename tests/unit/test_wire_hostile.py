@@ -130,6 +130,7 @@ def test_frames_that_end_one_stream(data, code):
         [(":unknown", "x")],
         [("content-length", "-1")],
         [("content-length", "1"), ("content-length", "2")],
+        [("host", "elsewhere")],
     ],
 )
 def test_malformed_headers_end_their_stream_and_no_other(fields):

@@ -100,6 +100,13 @@ def test_a_block_that_only_repeats_is_decoded_once():
     assert reader.request(encoder.encode(HEADERS)).fields == requests[0].fields
 
 
+@pytest.mark.parametrize(
+    "fields", [[*HEADERS, ("host", "test")], [*(each for each in HEADERS if each[0] != ":authority"), ("host", "elsewhere")]]
+)
+def test_a_host_that_contradicts_nothing_is_a_field_like_any_other(fields):
+    assert Reader(Blocks(list_bytes=16_384)).request(Encoder().encode(fields)).refusal is None
+
+
 def test_a_malformed_first_block_is_not_forgotten():
     reader, encoder = Reader(Blocks(list_bytes=16_384)), Encoder()
     with pytest.raises(StreamError):

@@ -156,6 +156,9 @@ def request(fields: Fields) -> Request:
     for name, value in pseudo.items():
         _check_value(name, value)
     known = _regular(regular)
+    host, authority = known.get(b"host"), pseudo.get(b":authority")
+    if host is not None and authority is not None and host != authority:
+        raise _malformed("host and :authority differ", 8.3)
     timeout, refusal = _asked(pseudo[b":method"], known)
     return Request(
         path=pseudo[b":path"].decode("latin-1"),
