@@ -48,6 +48,7 @@ MAY_DIFFER = {
         None,
     ): "a list, a block or its pieces over a limit; h2 counts 64 pieces and what is decoded, we count 8 and what is sent as well",
     ("HEADERS", FATAL, 6, FINE, None): "padding that reaches into the priority (section 6.2); h2 takes it",
+    ("HEADERS", FATAL, 6, RESET, 5): "the same on a stream that is closed: a frame of the wrong size comes first",
     ("HEADERS", FATAL, 1, FINE, None): "a stream that depends on itself (RFC 7540 section 5.3.1); h2 looks at PRIORITY frames only",
     ("HEADERS", FATAL, 11, RESET, 5): "the same on a stream that is closed",
     ("HEADERS", FATAL, 1, RESET, 5): "a stream that depends on itself, and is closed",
