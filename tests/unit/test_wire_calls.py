@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.wire_pair import HEADERS, Host, Peer, Wire, parsed, prefixed
+from tests.wire_pair import HEADERS, Host, Peer, Wire, frame, parsed, prefixed
 from xds_server.wire import Reason
 from xds_server.wire.frames import GOAWAY, RST_STREAM
 from xds_server.wire.frames import HEADERS as HEADERS_FRAME
@@ -288,6 +288,19 @@ def test_drain_lets_calls_end_and_takes_no_new_ones():
     assert not wire.connection.over
     wire.host.receivers[0].call.finish(UNAVAILABLE, "the server is stopping")
     assert [(kind, number) for kind, _, number, _ in parsed(wire.taken())] == [(HEADERS_FRAME, stream), (RST_STREAM, stream)]
+    assert wire.connection.over
+
+
+def test_who_is_sent_away_is_told_to_open_another_connection_and_keeps_its_other_calls():
+    wire, peer = talking()
+    away, other = peer.open(), peer.open()
+    wire.host.receivers[0].call.finish(UNAVAILABLE, "connect again")
+    frames = [(kind, number) for kind, _, number, _ in parsed(wire.taken())]
+    assert frames == [(HEADERS_FRAME, away), (RST_STREAM, away), (GOAWAY, 0)]
+    assert not wire.connection.over
+    assert wire.give(b"".join(frame(0, 0, other, prefixed(b"still here")) for _ in range(2)))
+    wire.host.receivers[1].call.finish(UNAVAILABLE, "connect again")
+    assert GOAWAY not in [kind for kind, *_ in parsed(wire.taken())], "told once"
     assert wire.connection.over
 
 

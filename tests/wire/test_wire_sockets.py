@@ -18,7 +18,7 @@ from bench.fleet import ACK, DATA, GOAWAY, HEADERS, PING, WINDOW_UPDATE, frame, 
 from tests.wire.discovery import until
 from tests.wire_pair import parsed
 from xds_server.adapters.wire_transport import WireTransport, tls_context
-from xds_server.core.transport import Kind, Method
+from xds_server.core.transport import Kind, Method, Status
 from xds_server.wire import Limits, Reason
 
 PATH = "/t.T/M"
@@ -516,6 +516,19 @@ async def test_what_a_socket_did_not_take_goes_out_before_the_next_long_message(
                 told += await asyncio.get_running_loop().sock_recv(peer, 2**20)
             other.close()
     assert long_messages(told) == updates[:sent]
+
+
+@on_both_loops
+async def test_a_client_that_is_sent_away_comes_back_on_another_connection():
+    service = Service()
+    async with serving(service) as (transport, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for connections in (1, 2):
+            stream = channel.stream_stream(PATH)(wait_for_ready=True)
+            await stream.write(b"hello")
+            assert await stream.read() == b"hello"
+            assert transport.counters.connections == connections
+            service.outlets[-1].finish(Status.UNAVAILABLE, "connect again")
+            assert await stream.code() is grpc.StatusCode.UNAVAILABLE
 
 
 @on_both_loops

@@ -190,6 +190,11 @@ class Call:
         return self._status is not None and self._status[0] not in {grpc.OK, grpc.UNAVAILABLE}
 
     @property
+    def was_sent_away(self) -> bool:
+        """Whether its service wants the peer to come back, perhaps to another server: on this connection it would come to this one."""
+        return self._status is not None and self._status[0] == grpc.UNAVAILABLE
+
+    @property
     def is_waiting(self) -> bool:
         """Whether something waits to be sent."""
         return self._queue is not None

@@ -145,13 +145,6 @@ class Connection(Incoming):
             self._end_lingering(now)
         return self._is_silent(now)
 
-    def drain(self) -> None:
-        """No new call from now on; over when the last one is."""
-        if not self._draining and not self.over:
-            self._draining = True
-            self._control(wire.goaway(self._last_id, Code.NO_ERROR, ""))
-            self.over = not self._calls
-
     def turn_away(self) -> None:
         """Ends the connection before it began: there are too many."""
         self.out.append(self._server.hello)

@@ -37,6 +37,13 @@ class Streams(Outgoing):
         """Open ones."""
         return tuple(self._calls.values())
 
+    def drain(self) -> None:
+        """No new call from now on; over when the last one is."""
+        if not self._draining and not self.over:
+            self._draining = True
+            self._control(wire.goaway(self._last_id, Code.NO_ERROR, ""))
+            self.over = not self._calls
+
     # What calls ask for; the rest is in `outgoing`.
 
     def end(self, call: Call, trailers: bytes) -> None:
@@ -133,6 +140,8 @@ class Streams(Outgoing):
         self._remember(call.id, call.state)
         self._ended.append(call)
         self.over = self.over or (self._draining and not self._calls)
+        if call.was_sent_away:
+            self.drain()
         if not self._called:
             self._call()
 
