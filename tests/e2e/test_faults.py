@@ -5,8 +5,11 @@ import time
 
 import pytest
 
+from tests.e2e.plane import two_versions
 from tests.rig import Backend, Client, until
 from tests.stage import Stage, rollout
+from xds_server.adapters.wire_transport import WireTransport
+from xds_server.core.transport import Status
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -214,3 +217,18 @@ async def test_serve_says_what_is_wrong_with_its_surroundings(tmp_path):
         assert code != 0
         assert "corrupt" in err
         assert (tmp_path / "corrupt.sqlite").read_bytes() == b"this is no database" * 1000
+
+
+async def test_an_envoy_whose_stream_is_too_old_comes_back_on_another_connection_and_loses_nothing(tmp_path):
+    async with two_versions(tmp_path) as world, world.client.load(100) as load:
+        (before,) = world.plane.hub.proxies()
+        await world.plane.delivered(world.shares(2500))
+        (session,) = world.plane.hub._sessions()
+        session.finish(Status.UNAVAILABLE, "the stream has reached its maximum age; connect again")
+        await until(lambda: [each for each in world.plane.hub.proxies() if each.connected_since > before.connected_since])
+        (after,) = world.plane.hub.proxies()
+        assert (after.peer != before.peer) is isinstance(world.plane._transport, WireTransport)
+        await world.plane.delivered(world.shares(5000))
+        sent = load.sent
+        await until(lambda: load.sent > sent + 100)
+    assert not load.failures
