@@ -132,12 +132,11 @@ class CoursePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The whole answer. `unplanned`: names of gates that cannot be simulated here."""
+    """The whole answer."""
 
     policy: RolloutPolicy
     load: Load
     courses: tuple[CoursePlan, ...]
-    unplanned: tuple[str, ...] = ()
 
 
 def _total(stages: Iterable[StagePlan]) -> float | None:

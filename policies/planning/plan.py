@@ -8,17 +8,18 @@ from itertools import pairwise
 import numpy as np
 
 from policies import verdicts
+from policies.evidence import latency_bin
 from policies.gates import gate_test
 from policies.planning import sizes
 from policies.planning.answer import CoursePlan, Detection, GatePlan, Plan, StagePlan
 from policies.planning.course import DETECTION_RUNS, POWER, SEARCH_RUNS, Passing, Watched, passing, smallest, split, watch
 from policies.planning.load import Load
 from policies.planning.phases import Flow, Phase, flows, phases, samples_s
-from policies.planning.runs import ErrorRuns, LatencyRuns, Runs
+from policies.planning.runs import CeilingRuns, ErrorRuns, LatencyRuns, Runs
 from policies.planning.sizes import Size
 from policies.planning.words import rounded_up
 from policies.spec.policy import FULL_BP, Gate, Hold, Margin, Metric, Role, RolloutPolicy
-from policies.statistics import CeilingGate, ErrorGate, LatencyGate
+from policies.statistics import CeilingGate, ErrorGate
 from policies.statistics.mixture import Bools, Floats
 
 RUNS = 128
@@ -42,14 +43,7 @@ def plan(policy: RolloutPolicy, load: Load) -> Plan:
         policy=policy,
         load=load,
         courses=tuple(replace(_course(policy, load, found, arms[0]), arms=tuple(arms)) for arms in groups.values()),
-        unplanned=tuple(gate.name for gate in policy.gates if _test(policy, gate) is None),
     )
-
-
-def _test(policy: RolloutPolicy, gate: Gate) -> ErrorGate | LatencyGate | None:
-    """The gate's test before any evidence; None = it has no form for many runs at once."""
-    test = gate_test(gate, deadline_s=verdicts.deadline_s(policy))
-    return None if isinstance(test, CeilingGate) else test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,13 +171,13 @@ def _questions(policy: RolloutPolicy, load: Load, phase: Phase, flow: Flow, *, m
     """As `verdicts.readings`: on users all gates, on copies those of errors; goals where they decide, and from there on."""
     alpha, beta = verdicts.weight(policy) * policy.false_revert, verdicts.BETA / max(1, len(policy.arms))
     for gate in verdicts.shadow_gates(policy) if flow.copies else policy.gates:
-        test, goal = _test(policy, gate), gate.role is Role.GOAL
-        if test is None or (goal and not (phase.last or phase.stage.goal == gate.name)):
+        goal, deadline_s = gate.role is Role.GOAL, verdicts.deadline_s(policy)
+        if goal and not (phase.last or phase.stage.goal == gate.name):
             continue
         before = None if goal else memory.runs.get((gate.name, flow.copies))
         if before is None:
-            before = _fresh(test, load).idle(memory.age_s)
-        needed, deadline_s = 1 / (beta if goal else alpha), verdicts.deadline_s(policy)
+            before = _fresh(gate, load, deadline_s).idle(memory.age_s)
+        needed = 1 / (beta if goal else alpha)
         yield _Question(gate=gate, load=load, phase=phase, flow=flow, needed=needed, before=before, window_s=hold_s, deadline_s=deadline_s)
 
 
@@ -217,6 +211,8 @@ def _gate_plan(of: _Question, through: Passing | None, window_s: float, *, widen
 
 def _wider(of: _Question) -> Margin | None:
     """The margin, some times as wide, that lets a good candidate pass in this stage before its deadline."""
+    if of.gate.limit is not None:
+        return None
     for times in (1.5, 2.0, 3.0, 5.0, 10.0):
         margin = Margin(
             absolute=None if of.gate.margin.absolute is None else of.gate.margin.absolute * times,
@@ -224,13 +220,18 @@ def _wider(of: _Question) -> Margin | None:
         )
         if of.gate.metric is Metric.ERROR_RATE and (margin.absolute or 0.0) >= 1:
             return None
-        test = gate_test(replace(of.gate, margin=margin), deadline_s=of.deadline_s)
-        if not isinstance(test, CeilingGate) and _good(replace(of, before=_fresh(test, of.load))).chance(of.phase.horizon_s) >= POWER:
+        before = _fresh(replace(of.gate, margin=margin), of.load, of.deadline_s)
+        if _good(replace(of, before=before)).chance(of.phase.horizon_s) >= POWER:
             return margin
     return None
 
 
-def _fresh(test: ErrorGate | LatencyGate, load: Load) -> Runs:
+def _fresh(gate: Gate, load: Load, deadline_s: float) -> Runs:
+    """Runs of a gate before any evidence."""
+    test = gate_test(gate, deadline_s=deadline_s)
+    if isinstance(test, CeilingGate):
+        fine = None if gate.limit is None or gate.metric is Metric.ERROR_RATE else latency_bin(gate.limit)
+        return CeilingRuns.start(load, test, fine, RUNS)
     return ErrorRuns.start(test, RUNS) if isinstance(test, ErrorGate) else LatencyRuns.start(load, test, RUNS)
 
 

@@ -2,7 +2,7 @@
 
 Requests of either arm come at a steady rate; nothing but the outcome of each is random (of an error gate also the moment it comes). Blocks are as
 short as the server's soon after the start of a stage and grow with its age: by then a block more or less changes no time that is told.
-Both kinds of runs are values: `advance` gives the runs one block later. "Tested" is the arm whose badness makes evidence: of a goal that is stable.
+All kinds of runs are values: `advance` gives the runs one block later. "Tested" is the arm whose badness makes evidence: of a goal that is stable.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from policies.gates import MAX_PENDING_S, SMALL_BLOCK, SMALL_S
 from policies.planning.load import Load
-from policies.statistics import ErrorGate, LatencyGate
+from policies.statistics import CeilingGate, ErrorGate, LatencyGate
 from policies.statistics.latency_gate import MIN_KNOWN
 from policies.statistics.mixture import Bools, Floats, Number, Process
 from policies.statistics.verdict import MIN_REQUESTS
@@ -41,7 +41,7 @@ def block_s(age_s: float, rate: float) -> float:
 
 
 class Runs(Protocol):
-    """What both kinds can do; arrays have one value per run."""
+    """What all kinds can do; arrays have one value per run."""
 
     @property
     def size(self) -> int: ...
@@ -149,6 +149,76 @@ class ErrorRuns:
     def under(self, levels: tuple[Floats, Floats], rates: tuple[float, float]) -> "ErrorRuns":
         nothing = np.zeros(self.size)
         return replace(self, levels=levels, rates=rates, waiting=np.zeros((4, self.size)), waited_s=nothing, harm=nothing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CeilingRuns:
+    """Runs of a gate with a limit, which looks at the tested arm alone.
+
+    Attributes:
+        slower_than: Of a limit of latency: the bin beyond which an answer is bad; None = levels are error rates.
+    """
+
+    load: Load
+    gate: CeilingGate
+    slower_than: int | None
+    level: Floats
+    of: float
+    harm: Floats
+
+    @classmethod
+    def start(cls, load: Load, gate: CeilingGate, slower_than: int | None, size: int) -> Self:
+        nothing = np.zeros(size)
+        gate = replace(gate, process=_many(gate.process, size), requests=nothing, bad=nothing)
+        return cls(load=load, gate=gate, slower_than=slower_than, level=nothing, of=1.0, harm=nothing)
+
+    @property
+    def size(self) -> int:
+        return len(self.harm)
+
+    @property
+    def rate(self) -> float:
+        return self.of
+
+    @property
+    def log_fail(self) -> Floats:
+        return self.gate.log_fail
+
+    @property
+    def log_pass(self) -> Floats:
+        return self.gate.log_pass
+
+    @property
+    def enough(self) -> Bools:
+        return self.gate.enough
+
+    def advance(self, elapsed_s: float, random: np.random.Generator) -> "CeilingRuns":
+        chance = self._chance()
+        bad = random.poisson(self.of * elapsed_s * chance).astype(np.float64)
+        requests = bad + random.poisson(self.of * elapsed_s * (1 - chance))
+        gate = self.gate.update(None, (requests, bad), elapsed_s=elapsed_s)
+        return replace(self, gate=gate, harm=self.harm + (bad if self.slower_than is None else requests))
+
+    def _chance(self) -> Floats:
+        """That an answer is bad."""
+        if self.slower_than is None:
+            return self.level
+        found, place = np.unique(self.level, return_inverse=True)
+        beyond = np.array([self.load.latencies(float(level))[self.slower_than + 1 :].sum() for level in found])
+        chance: Floats = np.clip(beyond, 0.0, 1.0)[place.reshape(-1)]
+        return chance
+
+    def idle(self, elapsed_s: float) -> "CeilingRuns":
+        nothing = np.zeros(self.size)
+        return replace(self, gate=self.gate.update(None, (nothing, nothing), elapsed_s=elapsed_s))
+
+    def take(self, runs: Index) -> "CeilingRuns":
+        gate = self.gate
+        kept = replace(gate, process=_taken(gate.process, runs), requests=_of(gate.requests, runs), bad=_of(gate.bad, runs))
+        return replace(self, gate=kept, level=self.level[runs], harm=self.harm[runs])
+
+    def under(self, levels: tuple[Floats, Floats], rates: tuple[float, float]) -> "CeilingRuns":
+        return replace(self, level=levels[0], of=rates[0], harm=np.zeros(self.size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Which troubles (of a goal: improvements) a gate is asked about, and how they are called.
 
-An amount is what simulated runs take: an error rate, or a factor on stable's latency.
+An amount is what simulated runs take: an error rate, or a factor on stable's latency. A gate with a limit does not look at stable: its troubles
+are some times what the limit allows.
 """
 
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ def base(gate: Gate, load: Load) -> float:
 
 def allowed(gate: Gate, load: Load) -> float:
     """The amount at the gate's margin: of a guardrail or signal the largest that counts as as good, of a goal the largest that is not better."""
+    if gate.limit is not None:
+        return gate.limit if gate.metric is Metric.ERROR_RATE else gate.limit / load.quantile_ms(quantile(gate.statistic) or 0.5)
     goal = gate.role is Role.GOAL
     margin = (gate.better_by if goal else gate.margin) or Margin(relative=0.0)
     relative, absolute = margin.relative, margin.absolute
@@ -55,7 +58,7 @@ def allowed(gate: Gate, load: Load) -> float:
 
 def sizes(gate: Gate, load: Load) -> tuple[Size, ...]:
     """The usual ones of a gate, from small to large."""
-    rate = max(load.error_rate, LEAST_RATE)
+    rate, usual = _usual(gate, load)
     match gate.metric, gate.role:
         case Metric.ERROR_RATE, Role.GOAL:
             amounts: Sequence[float] = [load.error_rate * factor for factor in ERROR_IMPROVEMENTS]
@@ -64,10 +67,17 @@ def sizes(gate: Gate, load: Load) -> tuple[Size, ...]:
         case Metric.LATENCY, Role.GOAL:
             amounts = LATENCY_IMPROVEMENTS
         case _:
-            amounts = LATENCY_FACTORS
+            amounts = [usual * factor for factor in LATENCY_FACTORS]
     limit = allowed(gate, load)
     better = gate.role is Role.GOAL
     return tuple(Size(amount=amount, beyond=amount < limit if better else amount > limit * (1 + 1e-9)) for amount in amounts)
+
+
+def _usual(gate: Gate, load: Load) -> tuple[float, float]:
+    """What troubles are multiples of: an error rate and a factor on stable's latency."""
+    if gate.limit is not None:
+        return allowed(gate, load), allowed(gate, load)
+    return max(load.error_rate, LEAST_RATE), 1.0
 
 
 def target(gate: Gate, load: Load) -> Size | None:
@@ -78,7 +88,8 @@ def target(gate: Gate, load: Load) -> Size | None:
     found = [size for size in sizes(gate, load) if size.beyond]
     if gate.role is Role.GOAL:
         return found[-1] if found else None
-    wanted = min(max(load.error_rate, LEAST_RATE) * 5, TOTAL) if gate.metric is Metric.ERROR_RATE else 2.0
+    rate, usual = _usual(gate, load)
+    wanted = min(rate * ERROR_FACTORS[-1], TOTAL) if gate.metric is Metric.ERROR_RATE else usual * LATENCY_FACTORS[-1]
     return next((size for size in found if size.amount >= wanted * (1 - 1e-9)), None)
 
 
@@ -87,5 +98,6 @@ def span(gate: Gate, load: Load) -> tuple[float, float]:
     if gate.role is Role.GOAL:
         most = allowed(gate, load) * 0.98
     else:
-        most = (TOTAL if gate.metric is Metric.ERROR_RATE else WORST_FACTOR) - allowed(gate, load)
+        worst = WORST_FACTOR * max(1.0, allowed(gate, load))
+        most = (TOTAL if gate.metric is Metric.ERROR_RATE else worst) - allowed(gate, load)
     return most / 2000, most

@@ -33,9 +33,6 @@ class Warned:
 def warnings(plan: Plan) -> tuple[Warned, ...]:
     """In the order of the stages, what blocks first; each once."""
     found = [each for course in plan.courses for stage in course.stages for each in _of_stage(plan, course, stage)]
-    found += [
-        _told(("spec", "gates"), f"gate {name} is not planned: its metric or limit cannot be simulated here") for name in plan.unplanned
-    ]
     return tuple(sorted(dict.fromkeys(found), key=lambda each: not each.blocks))
 
 
@@ -111,6 +108,8 @@ def _never_passes(plan: Plan, stage: StagePlan, each: GatePlan, who: str) -> War
     else:
         best = "a candidate as good as stable"
     message = f"{who}: {each.name} says PASS of {best} within {_deadline(stage)} with a chance of {chance:.0%} only"
+    if each.gate.limit is not None and each.base >= sizes.allowed(each.gate, plan.load):
+        message += ": stable itself is beyond the limit"
     hints = []
     if each.margin is not None:
         hints.append(f"margin: {margin(each.margin, each.gate.metric)}")
@@ -150,6 +149,8 @@ def _unseen(plan: Plan, stage: StagePlan, each: GatePlan, who: str) -> Iterator[
 def _traffic_to_pass(plan: Plan, stage: StagePlan, each: GatePlan) -> str:
     """By the closed forms: no simulation lasted long enough to tell."""
     rate, flow, margin_ = plan.load.error_rate, _flow(stage, each), each.gate.margin
+    if each.gate.limit is not None:
+        return "a higher limit" + ("" if each.base >= sizes.allowed(each.gate, plan.load) else ", or more traffic")
     if each.gate.metric is not Metric.ERROR_RATE or not rate:
         return "a much wider margin, or more traffic"
     share = flow.arm / (flow.arm + flow.against)
@@ -162,7 +163,7 @@ def _traffic_to_pass(plan: Plan, stage: StagePlan, each: GatePlan) -> str:
 
 def _traffic_to_fail(plan: Plan, stage: StagePlan, each: GatePlan, wanted: float) -> str:
     rate, flow = sizes.allowed(each.gate, plan.load), _flow(stage, each)
-    if each.gate.metric is not Metric.ERROR_RATE or not rate:
+    if each.gate.metric is not Metric.ERROR_RATE or each.gate.limit is not None or not rate:
         return "a larger share, or more traffic"
     share = flow.arm / (flow.arm + flow.against)
     return _traffic(plan, stage, flow, requests_to_fail(wanted / rate, rate=rate, share=share, alpha=1 / each.needed))

@@ -436,14 +436,6 @@ def test_stages_of_several_groups_of_arms_are_told_apart():
     assert any("have 0.5% each for each arm: a FAIL needs odds of 200:1" in text for text in sentences(found))
 
 
-def test_a_gate_with_a_limit_is_named_as_not_planned():
-    limited = replace(ERRORS, name="limited", limit=0.02)
-    found = planned(gates=(ERRORS, limited))
-    assert found.unplanned == ("limited",)
-    assert any("limited is not planned" in each.fault.message for each in warnings(found))
-    assert {each.gate.name for each in found.courses[0].stages[0].gates} == {"errors"}
-
-
 def test_without_a_guardrail_nothing_is_taken_back():
     found = planned(gates=(replace(ERRORS, role=Role.SIGNAL),))
     assert any("no guardrail" in text for text in sentences(found))

@@ -239,7 +239,6 @@ def _as_json(found: "Plan", warned: tuple["Warned", ...], places: _Places) -> Js
         },
         "budget": {"false_revert": alpha, "guardrails": shares},
         "arms": courses,
-        "unplanned_gates": list(found.unplanned),
         "warnings": told,
         "words": words,
     }
