@@ -21,9 +21,14 @@ NAME = "blast radius"
 def asked(state: Rollout, arm: ArmState) -> Gate | None:
     """What the stage a release stands in asks about an arm before its share grows; None = nothing."""
     at = wish.stage(state)
-    if state.policy.blast_radius is None or at is None or state.orphan is not None or not at.share_of(arm.name):
+    if at is None or state.orphan is not None or not at.share_of(arm.name):
         return None
-    return _gates(state.policy).get((state.position, arm.name))
+    return of_stage(state.policy, state.position, arm.name)
+
+
+def of_stage(policy: RolloutPolicy, position: int, arm: str) -> Gate | None:
+    """The question of a stage about an arm, by the stage's place among all; None = nothing."""
+    return None if policy.blast_radius is None else _gates(policy).get((position, arm))
 
 
 def opened(state: Rollout, *, now: float, deadline_s: float) -> Rollout:

@@ -46,6 +46,7 @@ class GatePlan:
         pass_sure_s: Until 80 % do [s].
         pass_requests: Requests of the candidate in `pass_s`.
         pass_chance: Probability that a good candidate passes before the stage's deadline; None = it need not.
+        radius: Whether it is what `errors.blast_radius` asks before the share grows: only its PASS counts, and nothing is looked for.
         margin: Where fewer than 80 % do: the gate's margin, wider, with which they would; None = none that is tried.
     """
 
@@ -60,6 +61,7 @@ class GatePlan:
     pass_sure_s: float | None
     pass_requests: float | None
     pass_chance: float | None
+    radius: bool = False
     margin: Margin | None = None
 
     @property

@@ -15,6 +15,7 @@ class Phase:
     """One stage.
 
     Attributes:
+        position: Its place among all stages, from 0.
         path: Of the step in the document.
         hold_path: Of the stage's hold.
         share_path: Of its share.
@@ -23,6 +24,7 @@ class Phase:
     """
 
     stage: Stage
+    position: int
     path: Path
     hold_path: Path
     share_path: Path
@@ -44,7 +46,15 @@ def phases(policy: RolloutPolicy) -> tuple[Phase, ...]:
         horizon_s = stage.within_s if stage.kind in {"ab", "approve"} else policy.when.stuck_after_s
         last = following is not None and following.kind == "promote"
         found.append(
-            Phase(stage=stage, path=path, hold_path=hold_path, share_path=share_path, last=last, horizon_s=max(horizon_s, BLOCK_S))
+            Phase(
+                stage=stage,
+                position=len(found),
+                path=path,
+                hold_path=hold_path,
+                share_path=share_path,
+                last=last,
+                horizon_s=max(horizon_s, BLOCK_S),
+            )
         )
     return tuple(found)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from policies import verdicts
+from policies import radius, verdicts
 from policies.evidence import latency_bin
 from policies.gates import gate_test
 from policies.planning import sizes
@@ -54,6 +54,7 @@ class _Question:
         before: Runs of a good candidate as they come into the stage.
         window_s: As long as the stage lasts in any case [s].
         deadline_s: What the test was begun with [s].
+        radius: Whether it is the question of the blast radius, of which only the PASS counts.
     """
 
     gate: Gate
@@ -64,6 +65,7 @@ class _Question:
     before: Runs
     window_s: float
     deadline_s: float
+    radius: bool = False
 
     @property
     def key(self) -> Key:
@@ -138,7 +140,7 @@ def _stage(policy: RolloutPolicy, load: Load, phase: Phase, arm: str, memory: _M
     asked = [
         question
         for flow in (found if phase.watches else ())
-        for question in _questions(policy, load, phase, flow, memory=memory, hold_s=hold_s)
+        for question in _questions(policy, load, phase, flow, arm=arm, memory=memory, hold_s=hold_s)
     ]
     passes: dict[Key, Passing] = {} if last else {each.key: _good(each) for each in asked}
     stays = np.full(RUNS, hold_s)
@@ -167,18 +169,31 @@ def _stage(policy: RolloutPolicy, load: Load, phase: Phase, arm: str, memory: _M
     return planned, _Memory(runs={**memory.runs, **after}, age_s=age_s, late=memory.late | late)
 
 
-def _questions(policy: RolloutPolicy, load: Load, phase: Phase, flow: Flow, *, memory: _Memory, hold_s: float) -> Iterator[_Question]:
-    """As `verdicts.readings`: on users all gates, on copies those of errors; goals where they decide, and from there on."""
+def _questions(
+    policy: RolloutPolicy, load: Load, phase: Phase, flow: Flow, *, arm: str, memory: _Memory, hold_s: float
+) -> Iterator[_Question]:
+    """As `verdicts.readings`: on users all gates, on copies those of errors; goals where they decide, and from there on. Last the blast radius."""
     alpha, beta = verdicts.weight(policy) * policy.false_revert, verdicts.BETA / max(1, len(policy.arms))
-    for gate in verdicts.shadow_gates(policy) if flow.copies else policy.gates:
-        goal, deadline_s = gate.role is Role.GOAL, verdicts.deadline_s(policy)
+    wider = None if flow.copies else radius.of_stage(policy, phase.position, arm)
+    deadline_s = verdicts.deadline_s(policy)
+    for gate in (*(verdicts.shadow_gates(policy) if flow.copies else policy.gates), *([wider] if wider is not None else [])):
+        goal = gate.role is Role.GOAL
         if goal and not (phase.last or phase.stage.goal == gate.name):
             continue
         before = None if goal else memory.runs.get((gate.name, flow.copies))
         if before is None:
-            before = _fresh(gate, load, deadline_s).idle(memory.age_s)
-        needed = 1 / (beta if goal else alpha)
-        yield _Question(gate=gate, load=load, phase=phase, flow=flow, needed=needed, before=before, window_s=hold_s, deadline_s=deadline_s)
+            before = _fresh(gate, load, deadline_s).idle(0.0 if gate is wider else memory.age_s)
+        yield _Question(
+            gate=gate,
+            load=load,
+            phase=phase,
+            flow=flow,
+            needed=1 / (beta if goal else policy.false_revert if gate is wider else alpha),
+            before=before,
+            window_s=hold_s,
+            deadline_s=deadline_s,
+            radius=gate is wider,
+        )
 
 
 def _good(of: _Question) -> Passing:
@@ -192,19 +207,20 @@ def _good(of: _Question) -> Passing:
 def _gate_plan(of: _Question, through: Passing | None, window_s: float, *, widen: bool) -> GatePlan:
     horizon_s = max(window_s, of.phase.horizon_s) if through is not None else window_s
     takes_s = through.time_s(0.5) if through is not None else None
-    detections = _detections(of, window_s, horizon_s)
+    detections = () if of.radius else _detections(of, window_s, horizon_s)
     return GatePlan(
         gate=of.gate,
         copies=of.flow.copies,
         needed=of.needed,
         base=sizes.base(of.gate, of.load),
         window_s=window_s,
-        smallest=_smallest(of, window_s, detections),
+        smallest=None if of.radius else _smallest(of, window_s, detections),
         detections=detections,
         pass_s=takes_s,
         pass_sure_s=through.time_s(POWER) if through is not None else None,
         pass_requests=takes_s * of.flow.arm if takes_s is not None else None,
         pass_chance=through.chance(of.phase.horizon_s) if through is not None else None,
+        radius=of.radius,
         margin=_wider(of) if widen and not of.goal else None,
     )
 

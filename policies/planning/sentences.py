@@ -46,6 +46,8 @@ def _firsts(course: CoursePlan) -> Iterator[tuple[GatePlan, StagePlan]]:
 def _of_gate(plan: Plan, each: GatePlan, stage: StagePlan) -> str:
     flow = next(flow for flow in stage.flows if flow.copies == each.copies)
     where = f"{each.name}: with {count(flow.arm)} of {plan.load.rps:g} requests/s ({stage.phase.stage.label})"
+    if each.radius:
+        return f"{where} {_of_radius(each, stage)}"
     wanted = sizes.target(each.gate, plan.load)
     found = next((detection for detection in each.detections if wanted is not None and detection.amount == wanted.amount), None)
     trouble = change(each.gate, each.base, found.amount) if found else ""
@@ -63,6 +65,14 @@ def _of_gate(plan: Plan, each: GatePlan, stage: StagePlan) -> str:
         return f"{said}; it sees nothing for sure {within}"
     kind = "improvement" if each.gate.role is Role.GOAL else "trouble"
     return f"{said}; the smallest {kind} it sees {within} is {amount(each.gate, each.smallest)}"
+
+
+def _of_radius(each: GatePlan, stage: StagePlan) -> str:
+    """What has to be shown before the share grows, and when it is."""
+    most = f"an error rate less than {(each.gate.margin.absolute or 0.0) * 100:.3g} points above stable's"
+    if each.pass_s is None or each.pass_requests is None:
+        return f"a candidate as good as stable does not show {most} within {about(max(stage.phase.horizon_s, each.window_s))}"
+    return f"a candidate as good as stable shows {most} after about {about(each.pass_s)} and {whole(each.pass_requests)} requests"
 
 
 def _schedule(course: CoursePlan) -> Iterator[str]:

@@ -112,12 +112,19 @@ def _never_passes(plan: Plan, stage: StagePlan, each: GatePlan, who: str) -> War
         message += ": stable itself is beyond the limit"
     hints = []
     if each.margin is not None:
-        hints.append(f"margin: {margin(each.margin, each.gate.metric)}")
+        hints.append(_radius(plan, each) if each.radius else f"margin: {margin(each.margin, each.gate.metric)}")
     if each.pass_sure_s is not None:
         hints.append(_more_time(stage, each.pass_sure_s * 1.25))
     if not hints:
         hints.append("a larger share, or more time" if goal else _traffic_to_pass(plan, stage, each))
     return _told(stage.phase.path, message, ", or ".join(hints), blocks=True)
+
+
+def _radius(plan: Plan, each: GatePlan) -> str:
+    """The blast radius that has a wider margin."""
+    wider = each.margin.absolute if each.margin is not None else None
+    times = (wider or 0.0) / (each.gate.margin.absolute or 1.0)
+    return f"errors: {{blast_radius: {(plan.policy.blast_radius or 0.0) * times * 100:.3g}%}}"
 
 
 def _unseen(plan: Plan, stage: StagePlan, each: GatePlan, who: str) -> Iterator[Warned]:
@@ -158,7 +165,8 @@ def _traffic_to_pass(plan: Plan, stage: StagePlan, each: GatePlan) -> str:
         requests_to_pass(margin_.relative or 0.0, rate=rate, share=share, beta=verdicts.BETA),
         requests_to_pass_absolute(margin_.absolute or 0.0, rate=rate, share=share, beta=verdicts.BETA),
     ]
-    return f"a much wider margin, or {_traffic(plan, stage, flow, min(by_form))}"
+    wider = "a much larger errors.blast_radius" if each.radius else "a much wider margin"
+    return f"{wider}, or {_traffic(plan, stage, flow, min(by_form))}"
 
 
 def _traffic_to_fail(plan: Plan, stage: StagePlan, each: GatePlan, wanted: float) -> str:

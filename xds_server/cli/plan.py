@@ -192,7 +192,7 @@ def _table(course: "CoursePlan") -> Iterator[str]:
 def _row(each: "GatePlan") -> tuple[str, ...]:
     from policies.planning.words import about, amount  # noqa: PLC0415 - loaded when used
 
-    sees = "nothing" if each.smallest is None else amount(each.gate, each.smallest)
+    sees = "-" if each.radius else "nothing" if each.smallest is None else amount(each.gate, each.smallest)
     if each.pass_chance is None:
         passes = ""
     elif each.pass_s is None:
