@@ -55,6 +55,7 @@ MAY_DIFFER = {
     ("HEADERS", FINE, None, FATAL, "Received frame with invalid padding."): "padding may fill a frame (section 6.2); h2 wants more",
     ("HEADERS", FINE, None, FATAL, NO_HOST): "a gRPC client may leave :authority out, and no service of ours has several hosts",
     ("HEADERS", FINE, None, RESET, 5): "what crossed our RST_STREAM is ignored (section 5.1); h2 resets again",
+    ("HEADERS", FINE, None, FATAL, 5): "the same after the peer's END_STREAM, which h2 remembers of a stream that we reset",
     ("DATA", FINE, None, RESET, 5): "what crossed our RST_STREAM is ignored (section 5.1); h2 resets again",
     ("DATA", FATAL, 5, RESET, 5): "after END_STREAM of both sides it is a connection error (section 5.1)",
     ("DATA", RESET, 5, FATAL, ANY): "DATA on a half-closed stream are a stream error (section 5.1)",
