@@ -42,7 +42,7 @@ from tests.wire.attackers import (
     under_attack,
 )
 from tests.wire.discovery import until
-from tests.wire.test_wire_sockets import Authority
+from tests.wire.listening import Authority
 from tests.wire_pair import HEADERS, prefixed
 from xds_server.adapters.wire_transport import WireTransport
 from xds_server.wire import Limits, Reason
