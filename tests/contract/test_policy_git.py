@@ -223,6 +223,26 @@ async def test_whoever_stops_waiting_for_git_leaves_no_process_behind(repository
     await until(lambda: not any(map(alive, pids)), "the processes to end", timeout_s=30)
 
 
+async def test_whoever_stops_waiting_while_git_starts_leaves_no_process_behind_either(repository, tmp_path, endless, monkeypatch):
+    start, goes_on = asyncio.create_subprocess_exec, asyncio.Event()
+
+    async def slowly(*arguments, **options):
+        process = await start(*arguments, **options)
+        await goes_on.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+    reading = asyncio.create_task(source(repository, tmp_path).read())
+    await until(endless.exists, "git to start", timeout_s=30)
+    pids = endless.read_text().split()
+    reading.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await until(lambda: not any(map(alive, pids)), "the processes to end", timeout_s=30)
+
+
 def alive(pid):
     try:
         return (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -294,17 +294,7 @@ class PolicyGit:
         """Runs git to its end and gives what it wrote. Raises: SourceError."""
         settings = [word for setting in SETTINGS for word in ("-c", setting)]
         try:
-            process = await asyncio.create_subprocess_exec(
-                "git",
-                *settings,
-                *arguments,
-                stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=_environment(os.environ),
-                start_new_session=True,  # no terminal to ask on, and one group to end
-                cwd="/",  # no repository around us has a say
-            )
+            process = await _started([*settings, *arguments], has_stdin=bool(stdin))
         except FileNotFoundError:
             raise SourceError("policies come from git, and there is no program git here", "install git, or give a directory") from None
         except OSError as error:
@@ -376,6 +366,28 @@ async def _some(pipe: asyncio.StreamReader, most: int, *, drain: bool = False) -
         if not left and not drain:
             break
     return b"".join(parts)
+
+
+async def _started(arguments: Sequence[str], *, has_stdin: bool) -> asyncio.subprocess.Process:
+    """A git that runs. Who stops waiting for it while it starts leaves none behind: asyncio would end the program, and not what that started."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            "git",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE if has_stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(os.environ),
+            start_new_session=True,  # no terminal to ask on, and one group to end
+            cwd="/",  # no repository around us has a say
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
