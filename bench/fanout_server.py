@@ -8,18 +8,20 @@ monotonic clock, so a load generator on the same machine may compare them with i
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -44,6 +46,8 @@ class Bench:
         self.version = 0
         self.acked = 0
         self.recount = False
+        self._wanted = 0
+        self._enough = asyncio.Event()
         self.began = self.last_ack = 0.0
         self.sent = 0
         self.lags: deque[float] = deque(maxlen=round(60 / LAG_EVERY_S))
@@ -67,6 +71,17 @@ class Bench:
     def _answered(self) -> None:
         self.acked += 1
         self.last_ack = time.monotonic()
+        if self.acked == self._wanted:
+            self._enough.set()
+
+    async def settled(self, acked: int) -> dict[str, object]:
+        """The state once so many have answered the newest version."""
+        while cast("int", (stats := self.stats())["acked"]) < acked:
+            self._wanted = acked
+            self._enough.clear()
+            with contextlib.suppress(TimeoutError):  # some may have left, and are counted anew
+                await asyncio.wait_for(self._enough.wait(), 1.0)
+        return stats
 
     def _event(self, event: object) -> None:
         if isinstance(event, Acked) and event.serial == self.version:
@@ -113,8 +128,8 @@ class Bench:
         }
 
     def app(self) -> Starlette:
-        async def stats(_: object) -> JSONResponse:
-            return JSONResponse(self.stats())
+        async def stats(request: Request) -> JSONResponse:
+            return JSONResponse(await self.settled(int(request.query_params.get("acked", 0))))
 
         async def push(_: object) -> JSONResponse:
             return JSONResponse({"version": self.version + 1, "at": time.monotonic()}, background=BackgroundTask(self._push))

@@ -394,7 +394,10 @@ class AdsStream:
     @property
     def awaits(self) -> bool:
         """The client owes an answer to something that matters."""
-        return any(world.awaits for world in self._ordered)
+        for world in self._ordered:  # noqa: SIM110 - asked of each stream each second: a generator costs more than what it does
+            if world.unanswered is not None and world.awaits:
+                return True
+        return False
 
     @property
     def outstanding(self) -> int:

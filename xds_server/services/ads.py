@@ -45,6 +45,7 @@ __all__ = ["AdsHub", "Limits"]
 _log = structlog.get_logger()
 
 _ADS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
+_SPREAD_FROM: Final = 0.9
 _MAX_REFUSED: Final = 256
 _MAX_REMEMBERED: Final = 20_000
 _MAX_ANSWERS: Final = 16_384
@@ -176,6 +177,7 @@ class AdsHub:
         At most one stream in a hundred is ended for its age at a time, the oldest first; none that tries a change for the others.
         """
         now, limits = self.clock(), self._limits
+        youngest = limits.age_s * _SPREAD_FROM
         old: list[Session] = []
         for session in self._sessions():
             if session.stream.awaits:
@@ -184,7 +186,11 @@ class AdsHub:
                 elif now - session.silent_since > limits.answer_s:
                     _log.warning("stream.silent", peer=session.outlet.peer, node=session.node.id if session.node else "")
                     session.finish(Status.UNAVAILABLE, f"a response was not answered for {limits.answer_s:.0f} s; connect again")
-            elif now - session.since > limits.age_s * _spread(session.outlet.peer) and session.world == session.home:
+            elif (
+                (age := now - session.since) > youngest
+                and session.world == session.home
+                and age > limits.age_s * _spread(session.outlet.peer)
+            ):
                 old.append(session)
         for session in sorted(old, key=lambda each: each.since)[: 1 + self._streams // 100]:
             session.finish(Status.UNAVAILABLE, "the stream has reached its maximum age; connect again")
@@ -413,7 +419,7 @@ class AdsHub:
 
 def _spread(peer: str) -> float:
     """0.9 to 1.1, fixed for a connection."""
-    return 0.9 + crc32(peer.encode()) % 2001 / 10_000
+    return _SPREAD_FROM + crc32(peer.encode()) % 2001 / 10_000
 
 
 def _words(session: Session) -> str:
