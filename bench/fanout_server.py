@@ -13,6 +13,7 @@ import gc
 import sys
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -58,12 +59,11 @@ class Bench:
     def push(self) -> None:
         self.version += 1
         if self.floor is not None:
-            self.began, self.acked = time.monotonic(), 0
-            self.floor.push(self.version)
-            return
-        snapshot = world(self.version, self._types, self._size)
+            send = partial(self.floor.push, self.version)
+        else:
+            send = partial(self.hub.publish, GROUP, world(self.version, self._types, self._size))
         self.began, self.acked = time.monotonic(), 0
-        self.hub.publish(GROUP, snapshot)
+        send()
 
     async def _push(self) -> None:
         self.push()

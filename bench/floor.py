@@ -6,6 +6,7 @@ the rest is the kernel's, the loop's and the machine's mood. State of the world,
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
 from google.protobuf.any_pb2 import Any
@@ -70,7 +71,7 @@ class _Link(asyncio.Protocol):
         self._asked = self._greeted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.write = transport.write  # type: ignore[attr-defined]
+        self.write = cast("asyncio.WriteTransport", transport).write
         self._floor.links[self] = None
 
     def connection_lost(self, _: Exception | None) -> None:

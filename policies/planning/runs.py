@@ -7,7 +7,7 @@ All kinds of runs are values: `advance` gives the runs one block later. "Tested"
 
 from dataclasses import dataclass, replace
 from math import floor
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ from policies.planning.load import Load
 from policies.statistics import CeilingGate, ErrorGate, LatencyGate
 from policies.statistics.latency_gate import MIN_KNOWN
 from policies.statistics.mixture import Bools, Floats, Number, Process
-from policies.statistics.verdict import MIN_REQUESTS
+from policies.statistics.verdict import MIN_REQUESTS, TwoOdds
 
 Index = npt.NDArray[np.intp]
+
+G = TypeVar("G", bound=TwoOdds)
 
 BLOCK_S = 0.1
 """The server's blocks [s]."""
@@ -72,29 +74,15 @@ class Runs(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorRuns:
-    """Runs of an error gate. `waiting`: (requests, errors) of the tested and of the other arm that made no block yet, and for how long [s]."""
+class _Gated(Generic[G]):
+    """Runs whose evidence is that of one gate for all of them; `harm` is as in `Runs`."""
 
-    gate: ErrorGate
-    levels: tuple[Floats, Floats]
-    rates: tuple[float, float]
-    waiting: Floats
-    waited_s: Floats
+    gate: G
     harm: Floats
-
-    @classmethod
-    def start(cls, gate: ErrorGate, size: int) -> Self:
-        nothing, many = np.zeros(size), _many(gate.process, size)
-        gate = replace(gate, process=many, known_requests=nothing, known_errors=nothing, requests=nothing, errors=nothing)
-        return cls(gate=gate, levels=(nothing, nothing), rates=(1.0, 1.0), waiting=np.zeros((4, size)), waited_s=nothing, harm=nothing)
 
     @property
     def size(self) -> int:
         return len(self.harm)
-
-    @property
-    def rate(self) -> float:
-        return min(self.rates)
 
     @property
     def log_fail(self) -> Floats:
@@ -107,6 +95,26 @@ class ErrorRuns:
     @property
     def enough(self) -> Bools:
         return self.gate.enough
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRuns(_Gated[ErrorGate]):
+    """Runs of an error gate. `waiting`: (requests, errors) of the tested and of the other arm that made no block yet, and for how long [s]."""
+
+    levels: tuple[Floats, Floats]
+    rates: tuple[float, float]
+    waiting: Floats
+    waited_s: Floats
+
+    @classmethod
+    def start(cls, gate: ErrorGate, size: int) -> Self:
+        nothing, many = np.zeros(size), _many(gate.process, size)
+        gate = replace(gate, process=many, known_requests=nothing, known_errors=nothing, requests=nothing, errors=nothing)
+        return cls(gate=gate, levels=(nothing, nothing), rates=(1.0, 1.0), waiting=np.zeros((4, size)), waited_s=nothing, harm=nothing)
+
+    @property
+    def rate(self) -> float:
+        return min(self.rates)
 
     def advance(self, elapsed_s: float, random: np.random.Generator) -> "ErrorRuns":
         fresh = np.empty((4, self.size))
@@ -152,19 +160,18 @@ class ErrorRuns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CeilingRuns:
+class CeilingRuns(_Gated[CeilingGate]):
     """Runs of a gate with a limit, which looks at the tested arm alone.
 
     Attributes:
         slower_than: Of a limit of latency: the bin beyond which an answer is bad; None = levels are error rates.
+        of: Requests of the tested arm [requests/s].
     """
 
     load: Load
-    gate: CeilingGate
     slower_than: int | None
     level: Floats
     of: float
-    harm: Floats
 
     @classmethod
     def start(cls, load: Load, gate: CeilingGate, slower_than: int | None, size: int) -> Self:
@@ -173,24 +180,8 @@ class CeilingRuns:
         return cls(load=load, gate=gate, slower_than=slower_than, level=nothing, of=1.0, harm=nothing)
 
     @property
-    def size(self) -> int:
-        return len(self.harm)
-
-    @property
     def rate(self) -> float:
         return self.of
-
-    @property
-    def log_fail(self) -> Floats:
-        return self.gate.log_fail
-
-    @property
-    def log_pass(self) -> Floats:
-        return self.gate.log_pass
-
-    @property
-    def enough(self) -> Bools:
-        return self.gate.enough
 
     def advance(self, elapsed_s: float, random: np.random.Generator) -> "CeilingRuns":
         chance = self._chance()

@@ -394,10 +394,7 @@ class AdsStream:
     @property
     def awaits(self) -> bool:
         """The client owes an answer to something that matters."""
-        for world in self._ordered:  # noqa: SIM110 - asked of each stream each second: a generator costs more than what it does
-            if world.unanswered is not None and world.awaits:
-                return True
-        return False
+        return any(world.awaits for world in self._ordered)
 
     @property
     def outstanding(self) -> int:
