@@ -16,6 +16,7 @@ Buffers = tuple[bytes | memoryview, ...]
 _ALWAYS_JOINED: Final = 4 * 1024
 """Copying so much costs less than writing it in pieces."""
 _MAX_ENTRIES: Final = 1024
+_NONE_YET: Final[tuple[bytes, int, Buffers]] = b"", 0, ()  # no stream has the number 0
 
 
 def framed(message: bytes, stream_id: int) -> Buffers:
@@ -53,7 +54,7 @@ class SharedFrames:
     def __init__(self, *, room: int) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._held = self._kept = 0
-        self._last: tuple[bytes, int, Buffers] = b"", 0, ()
+        self._last = _NONE_YET
         self._room = room
 
     @property
@@ -109,7 +110,7 @@ class SharedFrames:
 
     def expire(self) -> None:
         """Forgets what was not sent since the last call."""
-        self._last = b"", 0, ()
+        self._last = _NONE_YET
         for key in [key for key, entry in self._entries.items() if not entry.used]:
             self._forget(key)
         for entry in self._entries.values():
@@ -117,6 +118,6 @@ class SharedFrames:
 
     def _forget(self, key: int) -> None:
         entry = self._entries.pop(key)
-        self._last = b"", 0, ()
+        self._last = _NONE_YET
         self._kept -= len(entry.message)
         self._held -= sum(len(found[0]) for found in entry.framed.values() if found is not None)
