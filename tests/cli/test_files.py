@@ -426,7 +426,7 @@ def test_every_default_is_a_value_its_own_check_accepts():
 
 
 def test_the_transport_is_one_there_is():
-    assert read_config({"policies": "p"}).transport == "wire"
+    assert read_config({"policies": "p"}).transport == "grpcio"
     assert set(BUILT) == set(TRANSPORTS)
     for name in TRANSPORTS:
         assert read_config({"policies": "p", "transport": name}).transport == name
